@@ -1,0 +1,1 @@
+"""Every landmark deep model in JAX: exact, trainable on any device mesh, without torch or tensorflow."""

@@ -1,0 +1,36 @@
+"""The errors a user can act on: one base class, each message says what was wrong and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeepModelsError(Exception):
+    """Base of every error that deepmodels raises on purpose; the command prints it as one paragraph and exits with 1."""
+
+
+class ConfigError(DeepModelsError):
+    """A config, an argument or a name in one isn't usable."""
+
+
+class ShapeError(DeepModelsError, ValueError):
+    """An array's shape or dtype doesn't fit the argument it was given for."""
+
+
+class DataError(DeepModelsError):
+    """A data set is missing, damaged or not what its config says."""
+
+
+class CheckpointError(DeepModelsError):
+    """A checkpoint can't be written, or none can be read."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns a hint that names the closest of `names` to `name`, or lists them all if none is close."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> ConfigError:
+    """Returns the error for a name that isn't in a table, naming the nearest one that is."""
+    return ConfigError(f"unknown {kind} {name!r}: {nearest(name, names)}")
