@@ -1,6 +1,7 @@
 """Checks of a model's arguments: a wrong shape is an error that names the argument and what would be right."""
 
 import jax
+import jax.numpy as jnp
 
 from deepmodels.errors import ShapeError
 
@@ -8,7 +9,11 @@ from deepmodels.errors import ShapeError
 def check_images(
     images: jax.Array, *, height: int | None = None, width: int | None = None, channels: int | None = None
 ) -> None:
-    """Raises ShapeError unless `images` has axes (batch, height, width, channels) of the sizes that are given."""
+    """Checks that images are floats with axes (batch, height, width, channels), of the sizes that are given.
+
+    Raises:
+      ShapeError: they aren't.
+    """
     want = ("batch", height or "height", width or "width", channels or "channels")
     fits = images.ndim == 4 and all(
         not isinstance(w, int) or w == size for w, size in zip(want, images.shape, strict=True)
@@ -16,9 +21,20 @@ def check_images(
     if not fits:
         text = ", ".join(map(str, want))
         raise ShapeError(f"images: expected shape ({text}), got {tuple(images.shape)}")
+    _check_float(images)
 
 
-def check_vectors(inputs: jax.Array, *, size: int | None = None) -> None:
-    """Raises ShapeError unless `inputs` has axes (batch, features), with `size` features where that is given."""
-    if inputs.ndim != 2 or (size is not None and inputs.shape[1] != size):
-        raise ShapeError(f"inputs: expected shape (batch, {size or 'features'}), got {tuple(inputs.shape)}")
+def check_flattened(images: jax.Array) -> None:
+    """Checks that images are floats with a batch axis and at least one more: what a model that flattens them takes.
+
+    Raises:
+      ShapeError: they aren't.
+    """
+    if images.ndim < 2:
+        raise ShapeError(f"images: expected shape (batch, ...) with two axes or more, got {tuple(images.shape)}")
+    _check_float(images)
+
+
+def _check_float(images: jax.Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ShapeError(f"images: expected floats, as normalised pixels are, got {images.dtype}")

@@ -1,0 +1,159 @@
+"""The `deepmodels` command: train, evaluate, list, info, doctor. Each is one Python call, given in its help."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from deepmodels.errors import ConfigError, DeepModelsError
+from deepmodels.version import __version__
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits: 0 done, 1 an error that is said in one paragraph, 2 wrong usage, 130 interrupted."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        overrides = _overrides(rest) if options.command == "train" else {}
+        if rest and options.command != "train":
+            parser.error(f"unknown arguments: {' '.join(rest)}")
+        options.run(options, overrides)
+    except DeepModelsError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has seen enough
+
+
+def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.train(deepmodels.load_config(CONFIG), WORKDIR)"""
+    from deepmodels import config
+
+    loaded = config.load(options.config, overrides)  # before the slow imports: a mistyped key shows at once
+    from deepmodels import training
+
+    training.train(loaded, options.workdir, quiet=options.quiet)
+
+
+def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.evaluate(WORKDIR, split=..., step=...)"""
+    from deepmodels import training
+
+    metrics = training.evaluate(options.workdir, split=options.split, step=options.step)
+    _show(options, metrics, lambda: [f"{name}  {value:.4f}" for name, value in metrics.items()])
+
+
+def list_models(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.list_models(PATTERN)"""
+    from rich.table import Table
+
+    from deepmodels import analysis
+
+    rows = analysis.table(options.pattern)
+    if not rows:
+        raise ConfigError(f"no model's name matches {options.pattern!r}; `deepmodels list` shows all")
+    table = Table("name", "family", "year", "parameters", "input", "paper", box=None, header_style="bold")
+    for row in rows:
+        shapes = ", ".join("x".join(map(str, spec["shape"])) for spec in row["input"].values())
+        table.add_row(row["name"], row["family"], str(row["year"]), f"{row['parameters']:,}", shapes, row["paper"])
+    _show(options, rows, lambda: [table])
+
+
+def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.info(NAME)"""
+    from deepmodels import analysis, models
+
+    if options.json:
+        print(json.dumps(analysis.info(options.name), indent=2))
+        return
+    model = models.create(options.name)
+    variant = models.MODELS[options.name]
+    table = analysis.summary(model, *analysis.example(variant), depth=options.depth)
+    lines = [f"[bold]{options.name}[/bold]  {variant.family}, {variant.year}", variant.paper, table]
+    _show(options, None, lambda: lines)
+
+
+def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.analysis.doctor.checks()"""
+    from deepmodels import cache
+    from deepmodels.analysis.doctor import checks
+
+    cache.enable()
+    rows = checks()
+    _show(
+        options,
+        [check._asdict() for check in rows],
+        lambda: [f"{'ok  ' if check.ok else '--  '}{check.name}: {check.detail}" for check in rows],
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deepmodels", description="Train and inspect every landmark deep model.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text} In Python: {run.__doc__}.", allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("train", train, "Train what a config describes, or go on where it stopped.")
+    sub.add_argument(
+        "--config", required=True, metavar="FILE[:SIZE]", help="an experiment's file, and one of its sizes"
+    )
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    sub.add_argument("--quiet", action="store_true", help="print nothing")
+    sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
+
+    sub = command("evaluate", evaluate, "Measure a run's checkpoint on one split.")
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    sub.add_argument("--split", default="test", help="test (default), train or validation")
+    sub.add_argument("--step", type=int, help="the checkpoint's step; default: the best one kept, or the last")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("list", list_models, "List the models.")
+    sub.add_argument("pattern", nargs="?", default="*", help="as for file names: 'resnet*'")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("info", info, "Show a model layer by layer, with shapes, parameters and FLOPs.")
+    sub.add_argument("name", help="as `deepmodels list` prints it")
+    sub.add_argument("--depth", type=int, help="levels of submodules to show")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("doctor", doctor, "Check this installation: versions, devices, what works and what is missing.")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """Values of the config from `--config.a.b=value` or `--config.a.b value`."""
+    values, rest = {}, list(rest)
+    while rest:
+        flag = rest.pop(0)
+        path, equals, value = flag.partition("=")
+        if not path.startswith("--config."):
+            raise ConfigError(f"unknown argument {flag!r}: a value of the config is given as --config.a.b=value")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"{path} needs a value: {path}=value")
+            value = rest.pop(0)
+        values[path.removeprefix("--config.")] = value
+    return values
+
+
+def _show(options: argparse.Namespace, data, lines) -> None:
+    if getattr(options, "json", False):
+        print(json.dumps(data, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, 140) if not console.is_terminal else console.width
+    for line in lines():
+        console.print(line, highlight=False, soft_wrap=isinstance(line, str))

@@ -1,0 +1,199 @@
+"""Configs: loading an experiment's file, overriding its values, and completing it with the defaults.
+
+An experiment is a Python file with `get_config(size) -> ConfigDict`. Loading one runs it, so it has to be trusted as
+any program does. A config is plain data: it is completed with DEFAULTS, checked, locked, and stored with the run.
+"""
+
+import ast
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from deepmodels.errors import ConfigError, nearest
+
+REQUIRED = ("steps", "model", "data", "optimizer")
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
+    "compile": "jit",  # or pmap: pure data parallelism only
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    "objective": {"name": "classification"},
+    "augment": {},  # function name -> its arguments, see deepmodels.augment
+    "accumulate": 1,  # parts a batch is split into, their gradients averaged
+    "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
+    "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
+    "early_stopping": None,  # {"metric": "validation/loss", "mode": "min", "patience": evaluations without improvement}
+    "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
+}
+
+EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
+
+# What may change between the starts of one run without changing what it computes.
+FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "sinks", "data.threads", "data.path")
+
+
+def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+    """Returns the config of an experiment's file, with values overridden.
+
+    Args:
+      spec: "experiments/lenet5_fashion.py", or with one of its sizes, "experiments/lenet5_fashion.py:smoke".
+      overrides: dotted path -> value as text, {"optimizer.learning_rate": "1e-3"}.
+
+    Raises:
+      ConfigError: no such file or size, or a path that the config doesn't have.
+    """
+    file, _, size = spec.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"config file {file!r} doesn't define get_config()")
+    try:
+        inspect.signature(module.get_config).bind(*([size] if size else []))
+    except TypeError as error:
+        raise ConfigError(f"{file}: get_config takes no size, got {size!r}") from error
+    try:
+        config = module.get_config(*([size] if size else []))
+    except KeyError as error:
+        raise ConfigError(f"{file}: get_config has no size {size!r} ({error} is not among its sizes)") from error
+    config = complete(config)
+    override(config, overrides or {})
+    return complete(config)
+
+
+def complete(config: Mapping[str, Any]) -> ConfigDict:
+    """Returns a locked copy of `config` with every key of DEFAULTS.
+
+    Raises:
+      ConfigError: a key is unknown (the nearest is named) or a required one is missing.
+    """
+    given = _plain(config)
+    known = (*REQUIRED, *DEFAULTS)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"config has no key {key!r}: {nearest(key, known)}")
+    missing = [key for key in REQUIRED if key not in given]
+    if missing:
+        raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
+    result = DEFAULTS | given
+    defaults = {key: DEFAULTS[key] for key in ("mesh", "every", "keep")} | {"early_stopping": EARLY_STOPPING}
+    for key, values in defaults.items():
+        section = result[key]
+        if section is None and key == "early_stopping":
+            continue
+        for name in section:
+            if name not in values:
+                raise ConfigError(f"config.{key} has no key {name!r}: {nearest(name, values)}")
+        result[key] = values | section
+    for key in ("model", "objective", "data", "optimizer"):
+        if not isinstance(result[key], dict) or not isinstance(result[key].get("name"), str):
+            raise ConfigError(f"config.{key} needs a 'name', got {result[key]!r}")
+    for key in ("log", "evaluate", "checkpoint"):
+        _positive(f"config.every.{key}", result["every"][key])
+    for key in ("steps", "accumulate"):
+        _positive(f"config.{key}", result[key])
+    _positive("config.keep.last", result["keep"]["last"])
+    _positive("config.data.batch_size", result["data"].get("batch_size"))
+    for key in ("keep", "early_stopping"):
+        if result[key] and result[key]["mode"] not in ("min", "max"):
+            raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
+    if result["compile"] not in ("jit", "pmap"):
+        raise ConfigError(f"config.compile is 'jit' or 'pmap', got {result['compile']!r}")
+    completed = ConfigDict(result)
+    completed.lock()
+    return completed
+
+
+def override(config: ConfigDict, values: Mapping[str, str]) -> None:
+    """Sets values of `config` by dotted path, in place.
+
+    A value's text is read as a Python literal, or else as it stands; an integer given for a float becomes one. A key
+    that its section doesn't have yet can be added where the section names a function (model, objective, data,
+    optimizer, augment ...): whether that takes it is checked when it is called.
+
+    Raises:
+      ConfigError: a section or a top-level key is unknown, or a value has the wrong type.
+    """
+    for path, text in values.items():
+        *sections, key = path.split(".")
+        section, walked = config, "config"
+        for name in sections:
+            if not isinstance(section, ConfigDict) or name not in section:
+                known = section.keys() if isinstance(section, ConfigDict) else ()
+                raise ConfigError(f"{walked} has no key {name!r} (in --config.{path}): {nearest(name, known)}")
+            section, walked = section[name], f"{walked}.{name}"
+        if not isinstance(section, ConfigDict):
+            raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
+        if key not in section and walked in ("config", "config.mesh", "config.every", "config.keep"):
+            raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
+        value, old = _literal(text), section.get(key)
+        if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(old, ConfigDict) and not isinstance(value, dict):
+            raise ConfigError(f"{walked}.{key} is a section, give one of its keys: {', '.join(old.keys())}")
+        if (
+            old is not None
+            and value is not None
+            and not isinstance(value, type(old))
+            and not isinstance(old, ConfigDict)
+        ):
+            raise ConfigError(f"{walked}.{key} is a {type(old).__name__} ({old!r}), got {text!r}")
+        with section.unlocked():
+            section[key] = value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each value that differs between two completed configs and changes what training computes."""
+    old, new = flat(old), flat(new)
+    lines = []
+    for path in sorted(old.keys() | new.keys()):
+        if any(path == free or path.startswith(free + ".") for free in FREE):
+            continue
+        before, after = (side.get(path, "absent") for side in (old, new))
+        if before != after:
+            lines.append(f"config.{path}: {before!r} -> {after!r}")
+    return lines
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config's values by dotted path."""
+    result = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            result |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
+        else:
+            result[key] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Returns a config as JSON text, with sorted keys."""
+    return json.dumps(_plain(config), indent=2, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping | ConfigDict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "null": None}.get(text, text)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is a positive whole number, got {value!r}")

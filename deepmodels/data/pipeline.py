@@ -1,0 +1,142 @@
+"""From a source to batches: endless and reshuffled for training, one padded pass for evaluation.
+
+Record r of global batch k stands at position k * batch_size + r of an order that is computed, not stored. So a batch
+is a function of (seed, step): a run resumes at any step at once, and any number of processes sees the same batches.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from deepmodels.data.sources import Record, Source, gather, permutation
+from deepmodels.errors import ConfigError
+
+# At the border of two epochs a batch needs both orders; batches read ahead need no third one.
+epoch_order = functools.lru_cache(maxsize=2)(permutation)
+
+
+def record_indices(length: int, seed: int, positions: np.ndarray) -> np.ndarray:
+    """Returns which record stands at each of `positions` (int64) of the endless order of `length` records.
+
+    Epoch e is positions e * length to (e + 1) * length - 1: every record once, in an order that depends on (seed, e).
+    """
+    epochs, offsets = np.divmod(positions, length)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        indices[chosen] = epoch_order(length, seed, int(epoch))[offsets[chosen]]
+    return indices
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int = 2,
+) -> Generator[Record, None, None]:
+    """Returns endless training batches, from batch `start_step` on: name -> array (rows of this process, ...).
+
+    Args:
+      source: the records.
+      batch_size: rows of a global batch, over all processes.
+      seed: with the step, decides which records a batch holds. It isn't negative.
+      start_step: the number of the first batch; it costs nothing to begin late.
+      process_index: process i of N gets rows i * batch_size / N to (i + 1) * batch_size / N - 1 of each global batch.
+      process_count: N.
+      threads: how many threads read records of a batch; by default one for each core. A source in memory needs none.
+      prefetch: how many batches are made ahead of their use, in the background; 0 makes each when it is asked for.
+
+    Returns:
+      A generator; its `close()` stops the threads, as does the end of the last reference to it.
+
+    Raises:
+      ConfigError: an argument is out of range, or `batch_size` doesn't divide by `process_count`.
+      DataError: while iterating: a record can't be read.
+    """
+    rows = _process_rows(batch_size, process_index, process_count)
+    length = len(source)
+    if batch_size > length:
+        raise ConfigError(f"batch_size: expected at most the {length:,} records of the data set, got {batch_size}")
+    for name, value in {"seed": seed, "start_step": start_step}.items():
+        if value < 0:
+            raise ConfigError(f"{name}: expected 0 or more, got {value}")
+
+    def make_batch(step: int, map_function: Callable) -> Record:
+        return gather(source, record_indices(length, seed, step * batch_size + rows), map_function)
+
+    return _generate(source, make_batch, range(start_step, sys.maxsize // batch_size), threads, prefetch)
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int = 2,
+) -> Generator[Record, None, None]:
+    """Returns the batches of one pass in order, all of one shape: name -> array (rows of this process, ...).
+
+    Each has one more array, "mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again.
+    The arguments and the errors are those of `batches`, but `batch_size` may exceed the number of records.
+    """
+    rows = _process_rows(batch_size, process_index, process_count)
+    length = len(source)
+
+    def make_batch(step: int, map_function: Callable) -> Record:
+        positions = step * batch_size + rows
+        real = positions < length
+        return gather(source, np.where(real, positions, 0), map_function) | {"mask": real.astype(np.float32)}
+
+    return _generate(source, make_batch, range(-(-length // batch_size)), threads, prefetch)
+
+
+def _process_rows(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """Returns which rows of a global batch belong to this process."""
+    if not 0 <= process_index < process_count:
+        raise ConfigError(f"process_index: expected 0 to process_count - 1 = {process_count - 1}, got {process_index}")
+    if batch_size < 1 or batch_size % process_count:
+        raise ConfigError(
+            f"batch_size: expected a positive multiple of the {process_count} processes, got {batch_size}"
+        )
+    size = batch_size // process_count
+    return np.arange(process_index * size, (process_index + 1) * size)
+
+
+def _generate(
+    source: Source, make_batch: Callable[[int, Callable], Record], steps: range, threads: int | None, prefetch: int
+) -> Generator[Record, None, None]:
+    """Returns `make_batch(step, map)` for each step, made ahead by a thread, its records read by a pool of threads."""
+    for name, value in {"threads": threads, "prefetch": prefetch}.items():
+        if value is not None and value < 0:
+            raise ConfigError(f"{name}: expected 0 or more, got {value}")
+    if hasattr(source, "get_batch"):
+        threads = 0
+    elif threads is None:
+        threads = os.cpu_count() or 1
+
+    def generate() -> Generator[Record, None, None]:
+        import grain
+
+        pool = ThreadPoolExecutor(threads, "deepmodels-read") if threads else None
+        map_function = pool.map if pool else map
+        made = grain.MapDataset.range(steps.start, steps.stop).map(lambda step: make_batch(int(step), map_function))
+        iterator = iter(made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+            if pool:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    return generate()

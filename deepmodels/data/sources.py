@@ -1,0 +1,120 @@
+"""Sources: records by number, as numpy arrays, and how a batch is gathered from one."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from deepmodels.errors import ConfigError, DataError
+
+Record = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Records by number: `source[i]` is a dict of arrays for 0 <= i < len(source), the same each time, from any thread.
+
+    A record of an image classification source is {"image": uint8 (height, width, channels), "label": int32 ()}.
+    A source whose records are in memory may also offer `get_batch(indices) -> dict of stacked arrays`, which is used
+    in place of one call per record. A record that can't be read raises DataError naming its number and its file.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class ArraySource:
+    """A source in memory.
+
+    Args:
+      arrays: name -> array (records, ...); record i is entry i of each. They aren't copied.
+      name: what an error calls this source.
+
+    Raises:
+      DataError: no arrays or no records, or arrays of different lengths.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str = "arrays"):
+        self.arrays = {key: np.asarray(array) for key, array in arrays.items()}
+        lengths = {key: len(array) if array.ndim else 0 for key, array in self.arrays.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            found = ", ".join(f"{key} {length:,}" for key, length in lengths.items()) or "no arrays"
+            raise DataError(f"{name}: every array needs one entry per record, and at least one; found {found}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Record:
+        return {key: np.asarray(array[index]) for key, array in self.arrays.items()}
+
+    def get_batch(self, indices: np.ndarray) -> Record:
+        """Returns the records `indices` stacked: name -> array (len(indices), ...)."""
+        return {key: array[indices] for key, array in self.arrays.items()}
+
+
+class SubsetSource:
+    """The records `indices` of another source, in that order; it offers `get_batch` if the other does."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.source, self.indices = source, np.asarray(indices)
+        if hasattr(source, "get_batch"):
+            self.get_batch = self._get_batch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.indices[index])]
+
+    def _get_batch(self, indices: np.ndarray) -> Record:
+        return self.source.get_batch(self.indices[indices])
+
+
+def permutation(length: int, *seed: int) -> np.ndarray:
+    """Returns an int64 permutation of range(length) that depends on nothing but `length` and `seed`.
+
+    It sorts raw random bits: numpy promises that these never change between versions, but not so its own `permutation`.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(length)
+    return np.argsort(bits, kind="stable")
+
+
+def split_validation(source: Source, size: int) -> tuple[SubsetSource, SubsetSource]:
+    """Returns `source` in two parts: (train, validation), with `size` records in the second.
+
+    Which records they are depends on the length of `source` and on `size` alone, never on a run's seed.
+
+    Raises:
+      ConfigError: `size` isn't between 1 and the length of `source` - 1.
+    """
+    if not 1 <= size < len(source):
+        raise ConfigError(
+            f"validation_size: expected 1 to {len(source) - 1:,} of the {len(source):,} training records, got {size}"
+        )
+    order = permutation(len(source), 0)
+    return SubsetSource(source, np.sort(order[size:])), SubsetSource(source, np.sort(order[:size]))
+
+
+def gather(source: Source, indices: np.ndarray, map_function: Callable = map) -> Record:
+    """Returns the records `indices` stacked: name -> array (len(indices), ...).
+
+    Args:
+      source: the records; its `get_batch` is used if it has one.
+      indices: integers (batch,).
+      map_function: what reads the records otherwise, in order: `map`, or that of a thread pool.
+
+    Raises:
+      DataError: the records can't be stacked: their names, shapes or dtypes differ.
+    """
+    if hasattr(source, "get_batch"):
+        return source.get_batch(indices)
+    records = list(map_function(source.__getitem__, indices.tolist()))
+    layouts = [{key: (value.dtype.name, value.shape) for key, value in record.items()} for record in records]
+    for index, layout in zip(indices, layouts, strict=True):
+        if layout != layouts[0]:
+            raise DataError(
+                f"record {index} doesn't stack with record {indices[0]}: {layout} against {layouts[0]}; "
+                "give every record the same shapes, for images with `image_size`"
+            )
+    return {key: np.stack([record[key] for record in records]) for key in layouts[0]}

@@ -1,0 +1,58 @@
+"""The evaluation loop: the training objective with `train=False`, averaged over the examples of a split."""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from deepmodels.trees import PyTree
+
+
+def evaluate(
+    step: Callable, params: PyTree, variables: PyTree, batches: Iterable[dict[str, jax.Array]]
+) -> dict[str, float]:
+    """Returns the mean of each metric over all examples.
+
+    Args:
+      step: `(params, variables, batch) -> metrics`, means over the batch's real examples, jitted.
+      params: the parameters to evaluate.
+      variables: the untrained collections.
+      batches: placed batches of one shape; "mask" (B,) marks real examples by 1 and padding by 0.
+    """
+    results = [(step(params, variables, batch), batch["mask"].sum()) for batch in batches]
+    results = jax.device_get(results)  # one wait, at the end
+    total = sum(float(count) for _, count in results)
+    return {
+        name: float(sum(np.float64(metrics[name]) * count for metrics, count in results) / total)
+        for name in results[0][0]
+    }
+
+
+def predict(
+    step: Callable, params: PyTree, variables: PyTree, batches: Iterable[dict[str, jax.Array]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels (N,) and the class probabilities (N, K) of all real examples, in the split's order.
+
+    Args:
+      step: `(params, variables, batch) -> probabilities (B, K)`, jitted.
+      params: the parameters to evaluate.
+      variables: the untrained collections.
+      batches: as for `evaluate`.
+    """
+    results = jax.device_get([(step(params, variables, batch), batch["label"], batch["mask"]) for batch in batches])
+    real = [mask > 0 for _, _, mask in results]
+    labels = np.concatenate([label[keep] for (_, label, _), keep in zip(results, real, strict=True)])
+    return labels, np.concatenate([p[keep] for (p, _, _), keep in zip(results, real, strict=True)])
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns counts (K, K): rows are labels, columns predictions.
+
+    Args:
+      labels: (N,) integers in [0, K).
+      predictions: (N,) integers in [0, K).
+      num_classes: K.
+    """
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix

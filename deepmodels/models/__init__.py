@@ -1,0 +1,44 @@
+"""The models: one family, one file, and one table of all their named sizes."""
+
+import fnmatch
+from typing import Any
+
+from flax import linen as nn
+
+from deepmodels import arguments
+from deepmodels.errors import unknown
+from deepmodels.models import lenet, mcculloch_pitts, mlp, perceptron, resnet
+from deepmodels.models.variant import Variant
+
+MODELS: dict[str, Variant] = {
+    **mcculloch_pitts.VARIANTS,
+    **perceptron.VARIANTS,
+    **mlp.VARIANTS,
+    **lenet.VARIANTS,
+    **resnet.VARIANTS,
+}
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """Returns the model of this name as a Linen module.
+
+    Every model is called as `model.apply(variables, *inputs, train=False)`; `MODELS[name].inputs` has the inputs.
+    Classifiers take `num_classes` and return logits (batch, num_classes) in the dtype of their inputs.
+
+    Args:
+      name: a key of `MODELS`.
+      overrides: arguments of the model's class that differ from the named size.
+
+    Raises:
+      ConfigError: the name is unknown, or the class takes no argument of that name.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    variant = MODELS[name]
+    arguments.check(f"model {name!r}", variant.cls, variant.arguments | overrides, given=("parent", "name"))
+    return variant.cls(**variant.arguments | overrides)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names that match a shell pattern such as "resnet*", in the order of the table."""
+    return fnmatch.filter(MODELS, pattern)

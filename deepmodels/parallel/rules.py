@@ -1,0 +1,95 @@
+"""Where each leaf of a state lives: one ordered table (path pattern -> placement), then an automatic rule.
+
+Models know nothing of this. A placement names a mesh axis, or None, for each of the last dimensions of a leaf. The
+first pattern that matches a whole path wins; whatever the table leaves free, the automatic FSDP rule shards along the
+largest dimension that the fsdp axis divides.
+"""
+
+import math
+import re
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from deepmodels import trees
+from deepmodels.errors import ConfigError
+from deepmodels.trees import PyTree
+
+Placement = tuple[str | None, ...]
+
+RULES: tuple[tuple[str, Placement], ...] = (
+    (r"(.*/)?head/kernel", ("tensor", None)),  # the number of classes rarely divides: split what comes in
+    (r"(.*/)?head/bias", (None,)),
+    (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
+)
+
+SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole on every device
+LARGE = 2**20  # elements; a leaf above that nothing shards is an error
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: tuple[tuple[str, Placement], ...] = RULES) -> PyTree:
+    """Returns a NamedSharding for each leaf of a tree of parameters.
+
+    Args:
+      tree: arrays or their shapes.
+      mesh: has the axes data, fsdp, tensor.
+      rules: (pattern, placement) pairs, in order.
+
+    Raises:
+      ConfigError: a placement doesn't divide a dimension, or a large leaf stays whole although the mesh shards.
+    """
+    return trees.map_named(lambda name, leaf: NamedSharding(mesh, _spec(name, leaf.shape, mesh, rules)), tree)
+
+
+def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> PyTree:
+    """Returns a NamedSharding for each leaf of a tree that goes with parameters, such as an optimizer's state.
+
+    A leaf whose path ends in a parameter's path and which has its shape lies where the parameter lies; any other leaf
+    gets the automatic rule alone.
+
+    Args:
+      tree: arrays or their shapes.
+      params: the parameters, or their shapes.
+      placed: their shardings.
+      mesh: the mesh of those shardings.
+    """
+    shapes = {name: leaf.shape for name, leaf in trees.flatten(params).items()}
+    where = trees.flatten(placed)
+
+    def sharding(name: str, leaf) -> NamedSharding:
+        parts = name.split("/")
+        for start in range(len(parts)):
+            suffix = "/".join(parts[start:])
+            if shapes.get(suffix) == leaf.shape:
+                return where[suffix]
+        return NamedSharding(mesh, _spec(name, leaf.shape, mesh, ()))
+
+    return trees.map_named(sharding, tree)
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[tuple[str, Placement], ...]) -> PartitionSpec:
+    spec: list[str | None] = [None] * len(shape)
+    size = math.prod(shape)
+    if size < SMALL:
+        return PartitionSpec()
+    placement = next((placement for pattern, placement in rules if re.fullmatch(pattern, name)), ())
+    for dimension, axis in zip(range(len(shape) - len(placement), len(shape)), placement, strict=True):
+        if axis is None or mesh.shape[axis] == 1:
+            continue
+        if shape[dimension] % mesh.shape[axis]:
+            divisors = [n for n in range(1, shape[dimension] + 1) if shape[dimension] % n == 0]
+            raise ConfigError(
+                f"{name} {shape}: dimension {dimension} can't be divided by the mesh axis {axis}={mesh.shape[axis]}; "
+                f"the nearest size that divides it is {min(divisors, key=lambda n: abs(n - mesh.shape[axis]))}"
+            )
+        spec[dimension] = axis
+    fsdp = mesh.shape["fsdp"]
+    if fsdp > 1:
+        free = [(n, -d) for d, n in enumerate(shape) if spec[d] is None and n % fsdp == 0]
+        if free:
+            spec[-max(free)[1]] = "fsdp"
+    if size >= LARGE and not any(spec) and max(fsdp, mesh.shape["tensor"]) > 1:
+        raise ConfigError(
+            f"{name} {shape} has {size:,} elements and nothing in the mesh {dict(mesh.shape)} shards it, so every device "
+            f"would hold it whole: choose an fsdp size that divides one of its dimensions, or add a rule for it"
+        )
+    return PartitionSpec(*spec)

@@ -1,0 +1,159 @@
+"""Checkpoints: orbax writes and reads them, asynchronously; what to keep and what to trust is decided here.
+
+A checkpoint holds the state and a record: config, versions, revision, command, and the evaluations so far. A step
+becomes visible by one rename, and goes by one rename too, so that a run killed at any moment leaves whole steps only.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from deepmodels import trees
+from deepmodels.errors import CheckpointError
+from deepmodels.trees import PyTree
+
+
+class Restored(NamedTuple):
+    """A state read from a checkpoint, what was recorded with it, and a line for each damaged step passed over."""
+
+    state: PyTree
+    record: dict[str, Any]
+    damaged: list[str]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in the folders `checkpoints` and, set aside, `damaged` of its workdir."""
+
+    def __init__(self, workdir: Path):
+        """Opens the folder and clears what an interrupted save or removal left behind."""
+        from orbax.checkpoint import v1 as ocp
+
+        self._folder = workdir / "checkpoints"
+        self._damaged = workdir / "damaged"
+        self._trash = workdir / ".trash"
+        shutil.rmtree(self._trash, ignore_errors=True)
+        self._orbax = ocp.training.Checkpointer(
+            self._folder.absolute(),
+            cleanup_tmp_directories=True,
+            preservation_policy=ocp.training.preservation_policies.PreserveAll(),
+        )
+        self._pending = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a whole checkpoint, in ascending order."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+
+    def save(self, step: int, state: PyTree, record: Mapping[str, Any]) -> None:
+        """Starts to save a state; its arrays may be donated as soon as this returns.
+
+        Raises:
+          CheckpointError: this save, or the one before it, failed: the disk is full, say. Earlier steps stay good.
+        """
+        self.wait()
+        try:
+            self._pending = self._orbax.save_checkpointables_async(
+                step, {"state": state}, force=True, custom_metadata={"record": dict(record)}
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until the last save is whole on disk.
+
+        Raises:
+          CheckpointError: it failed.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        try:
+            pending.result()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def keep(self, last: int, also: int | None = None) -> None:
+        """Removes all but the last few steps and the step `also`."""
+        if jax.process_index():
+            return
+        steps = self.steps()
+        for step in steps[: -last or None]:
+            if step != also:
+                self._trash.mkdir(exist_ok=True)
+                os.rename(self._folder / str(step), self._trash / str(step))
+        shutil.rmtree(self._trash, ignore_errors=True)
+
+    def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
+        """Returns the newest checkpoint that can be read; None if there are none.
+
+        A damaged step is moved to the folder `damaged`, as it is.
+
+        Args:
+          abstract: shapes, dtypes and shardings to restore to; the mesh may differ from the one that was saved from.
+          step: only this one.
+
+        Raises:
+          CheckpointError: a step's tree, shapes or dtypes aren't those of `abstract`, or no step can be read.
+        """
+        steps = self.steps() if step is None else [step]
+        if step is not None and step not in self.steps():
+            raise CheckpointError(f"{self._folder}: no checkpoint of step {step}, there are {self.steps()}")
+        said = []
+        for newest in reversed(steps):
+            try:
+                saved = self._orbax.checkpointables_metadata(newest)
+                self._check(newest, saved.metadata["state"], abstract)
+                restored = self._orbax.load_checkpointables(newest, {"state": abstract})
+                return Restored(restored["state"], saved.custom_metadata["record"], said)
+            except CheckpointError:
+                raise
+            except Exception as error:
+                said.append(f"checkpoint of step {newest} is damaged ({_root_cause(error)})")
+                if step is None:
+                    self._damaged.mkdir(exist_ok=True)
+                    target = self._damaged / str(newest)
+                    shutil.rmtree(target, ignore_errors=True)
+                    os.rename(self._folder / str(newest), target)
+                    said[-1] += f"; it was moved to {target}"
+        if said:
+            raise CheckpointError(f"{self._folder}: no checkpoint can be read. " + ". ".join(said))
+        return None
+
+    def close(self) -> None:
+        """Waits for the last save and releases the folder."""
+        self.wait()
+        self._orbax.close()
+
+    def _check(self, step: int, saved: PyTree, abstract: PyTree) -> None:
+        have, want = trees.flatten(saved), trees.flatten(abstract)
+        lines = [f"{name} is missing" for name in want.keys() - have.keys()]
+        lines += [f"{name} isn't in the model" for name in have.keys() - want.keys()]
+        for name in sorted(have.keys() & want.keys()):
+            a, b = have[name], want[name]
+            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+                lines.append(f"{name} is {a.dtype}{list(a.shape)}, the model has {b.dtype}{list(b.shape)}")
+        if lines:
+            more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+            raise CheckpointError(
+                f"{self._folder / str(step)} doesn't fit the model: {'; '.join(sorted(lines)[:5])}{more}. "
+                "Restore it with the config it was saved from, or choose another workdir"
+            )
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        free = shutil.disk_usage(self._folder).free
+        steps = self.steps()
+        kept = f"step {steps[-1]} is the last whole one" if steps else "there is no whole one"
+        return CheckpointError(
+            f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free there; "
+            f"{kept}"
+        )
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

@@ -1,0 +1,102 @@
+"""The training step, compiled: by `jax.jit` over a mesh, or by `jax.pmap` for pure data parallelism.
+
+Both compile the step ahead of time and offer the same four things: `enter` and `leave` turn a state into the form the
+loop keeps it in and back, `place` puts a host batch on the devices, and the call makes a step.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import flax.jax_utils
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from deepmodels import parallel
+from deepmodels.errors import ConfigError
+from deepmodels.trees import PyTree
+
+
+class JitStep:
+    """A step compiled over a mesh; the state is sharded as given, donated, and returned sharded alike."""
+
+    axis_name = None
+
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
+        """Keeps the step; `compile` does the work."""
+        self.place = partial(parallel.place, mesh=mesh)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+    def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
+        """Compiles for these arguments; returns the seconds it took and the bytes a device needs."""
+        return _compile(self, state, batch)
+
+    def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
+        """Makes a step."""
+        return self._step(state, batch)
+
+    def enter(self, state: PyTree) -> PyTree:
+        """Returns the state as it is."""
+        return state
+
+    def leave(self, state: PyTree) -> PyTree:
+        """Returns the state as it is."""
+        return state
+
+
+class PmapStep:
+    """A step compiled by `jax.pmap`: every device holds the whole state and a share of the batch.
+
+    Equal to `JitStep` on a mesh with a data axis alone, but for random draws (dropout, augmentation), which each device
+    makes for its own examples.
+    """
+
+    axis_name = "data"
+
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
+        """Keeps the step, which averages its gradients over `axis_name`; `compile` does the work."""
+        if mesh.size != mesh.shape["data"]:
+            raise ConfigError(f"config.compile='pmap' is for pure data parallelism, the mesh is {dict(mesh.shape)}")
+        if jax.process_count() > 1:
+            raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
+        self._devices, self._shardings = list(mesh.devices.flat), shardings
+        self._step = jax.pmap(step, axis_name=self.axis_name, devices=self._devices, donate_argnums=0)
+
+    def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
+        """Compiles for these arguments; returns the seconds it took and the bytes a device needs."""
+        return _compile(self, state, batch)
+
+    def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
+        """Makes a step."""
+        return self._step(state, batch)
+
+    def enter(self, state: PyTree) -> PyTree:
+        """Returns the state with a leading axis of devices."""
+        return flax.jax_utils.replicate(jax.device_get(state), self._devices)
+
+    def leave(self, state: PyTree) -> PyTree:
+        """Returns the first device's state, on the mesh."""
+        return jax.device_put(jax.device_get(jax.tree.map(lambda x: x[0], state)), self._shardings)
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the batch with a leading axis of devices."""
+        count = len(self._devices)
+        return {name: x.reshape(count, len(x) // count, *x.shape[1:]) for name, x in batch.items()}
+
+
+def _compile(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> dict[str, float]:
+    start = time.monotonic()
+    lowered = step._step.lower(state, batch)
+    middle = time.monotonic()
+    step._step = lowered.compile()
+    facts = {"lower_seconds": middle - start, "compile_seconds": time.monotonic() - middle}
+    memory = step._step.memory_analysis()
+    if memory is not None:
+        facts["step_memory_bytes"] = float(
+            memory.argument_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return facts

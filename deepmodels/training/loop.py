@@ -1,0 +1,325 @@
+"""The training loop: one straight page from a config to a trained, saved and reported model."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from deepmodels import cache, parallel
+from deepmodels import config as configs
+from deepmodels.analysis import summary
+from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, nearest
+from deepmodels.evaluation import confusion_matrix, predict
+from deepmodels.training import experiment
+from deepmodels.training.checkpoint import Checkpoints
+from deepmodels.training.compiled import JitStep, PmapStep
+from deepmodels.training.experiment import Experiment
+from deepmodels.training.optimizer import averaged_params
+from deepmodels.training.progress import Progress
+from deepmodels.training.report import write_report
+from deepmodels.training.sinks import create_sinks, read_json_lines
+from deepmodels.training.step import TrainState, make_train_step
+from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
+
+
+class TrainingError(DeepModelsError):
+    """Training can't go on: the loss isn't finite, say."""
+
+
+class Result(NamedTuple):
+    """What a run leaves behind."""
+
+    metrics: dict[str, float]  # of the test split: "test/loss", "test/accuracy"
+    state: TrainState
+    report: Path
+
+
+def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) -> Result:
+    """Trains what `config` describes, or goes on where an earlier start of the same run stopped.
+
+    Args:
+      config: a mapping as an experiment's get_config() returns it; deepmodels.config has its keys.
+      workdir: the run's folder: config.json, run.json, metrics.jsonl, metrics.csv, checkpoints/, report.html.
+      quiet: prints nothing.
+
+    Returns:
+      The metrics of the test split, of the best checkpoint where config.keep.best names a metric and of the last
+      otherwise; the state they are of; and the path of the report.
+
+    Raises:
+      ConfigError: the config can't be used, or isn't the one that the workdir was started with.
+      DataError: the data set is missing or damaged.
+      CheckpointError: a checkpoint can't be saved, or none of those there can be read.
+      TrainingError: the loss isn't finite.
+    """
+    say = (lambda _: None) if quiet or jax.process_index() else print
+    cache.enable()
+    x = experiment.make(config)
+    config, every = x.config, x.config.every
+    watched = "validation" if "validation" in x.sources else "test"
+    _check_metrics(config, watched)
+    workdir = open_workdir(workdir, config)
+
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(x.abstract)
+    if restored is None:
+        state, evaluations = x.init(), []
+    else:
+        state, evaluations = restored.state, restored.record["evaluations"]
+        for line in restored.damaged:
+            say(f"warning: {line}")
+        say(f"going on from step {int(state.step):,}")
+    start = step = int(state.step)
+    sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
+    if jax.process_index():
+        sinks = []
+    record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
+    (workdir / "run.json").write_text(json.dumps(record, indent=2))
+
+    compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
+    train_step = compiled(
+        make_train_step(
+            x.model, x.objective, x.optimizer, seed=config.seed, precision=config.precision,
+            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name,
+        ),
+        x.mesh,
+        jax.tree.map(lambda leaf: leaf.sharding, x.abstract),
+    )  # fmt: skip
+    evaluate_on = experiment.make_evaluation(x)
+    state = train_step.enter(state)
+    meter = Meter(x)
+
+    with Progress(config.steps, start, config.data.batch_size, enabled=not quiet) as bar:
+        stop = start >= config.steps or should_stop(evaluations, config.early_stopping)
+        if not stop:
+            batches = parallel.prefetch(experiment.train_batches(x, start), train_step.place)
+            batch = next(batches)
+            _write(sinks, start, train_step.compile(state, batch))
+            meter.start()
+
+        while not stop:
+            state, metrics = train_step(state, batch)
+            step += 1
+            meter.add(step, metrics)
+            stop = step == config.steps
+
+            if step % every.log == 0 or step == start + 1 or stop:
+                values = meter.read()
+                _write(sinks, step, values)
+                bar.update(step, {name: values[name] for name in ("loss", "accuracy")}, values["data_stall"])
+
+            improved = False
+            if step % every.evaluate == 0 or stop:
+                with meter.paused():
+                    values = evaluate_on(watched, train_step.leave(state))
+                _write(sinks, step, values)
+                evaluations.append({"step": step, **values})
+                improved = best_step(evaluations, config.keep) == step
+                stop = stop or should_stop(evaluations, config.early_stopping)
+
+            if step % every.checkpoint == 0 or improved or stop:
+                with meter.paused():
+                    checkpoints.save(step, train_step.leave(state), record)
+                    checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
+
+            if not stop:
+                with meter.waiting():
+                    batch = next(batches)
+
+    checkpoints.wait()
+    state, chosen = train_step.leave(state), best_step(evaluations, config.keep)
+    if chosen not in (None, step):
+        state = checkpoints.restore(x.abstract, step=chosen).state
+        say(f"best {config.keep.best} at step {chosen:,}: testing that checkpoint")
+    checkpoints.keep(config.keep.last, also=chosen)
+    checkpoints.close()
+
+    metrics = evaluate_on("test", state)
+    _write(sinks, step, metrics)
+    report = _report(x, workdir, state, metrics)
+    for sink in sinks:
+        for png in sorted((workdir / "report").glob("*.png")):
+            sink.images(step, f"report/{png.stem}", png)
+        sink.close()
+    say("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    say(f"report: {report}")
+    return Result(metrics, state, report)
+
+
+def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = None) -> dict[str, float]:
+    """Returns the metrics of a run's checkpoint on one split, {"test/accuracy": ...}.
+
+    Args:
+      workdir: the run's folder.
+      split: test, train, or validation where the config has one.
+      step: the checkpoint's step; by default the best where config.keep.best names a metric, or else the last.
+
+    Raises:
+      ConfigError: the folder isn't a run, or the split isn't in its config.
+      CheckpointError: there is no such checkpoint, or it can't be read.
+    """
+    cache.enable()
+    x = experiment.make(read_config(workdir))
+    if split not in x.sources:
+        raise ConfigError(f"the run has no split {split!r}: {nearest(split, x.sources)}")
+    checkpoints = Checkpoints(Path(workdir))
+    restored = checkpoints.restore(x.abstract, step)
+    if restored is None:
+        raise CheckpointError(f"{workdir} has no checkpoint yet")
+    best = best_step(restored.record["evaluations"], x.config.keep)
+    if step is None and best is not None:
+        restored = checkpoints.restore(x.abstract, best)
+    checkpoints.close()
+    return experiment.make_evaluation(x)(split, restored.state)
+
+
+class Meter:
+    """Averages of the training metrics between two readings, and where the time in between went."""
+
+    def __init__(self, x: Experiment):
+        """Reads nothing yet; `start` starts the clock."""
+        self._batch_size = x.config.data.batch_size
+        self._learning_rate = jax.jit(x.schedule)
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def start(self) -> None:
+        """Starts the clock, and forgets what was measured."""
+        self._pending, self._stalled, self._since = [], 0.0, time.monotonic()
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step, still on the device."""
+        self._pending.append((step, metrics))
+
+    def read(self) -> dict[str, float]:
+        """Returns the averages since the last reading; waits for the steps to be done.
+
+        Raises:
+          TrainingError: a step's loss isn't finite.
+        """
+        fetched = jax.device_get(self._pending)
+        step = fetched[-1][0]
+        for number, metrics in fetched:
+            if not np.all(np.isfinite(metrics["loss"])):
+                raise TrainingError(
+                    f"the loss of step {number} is {np.mean(metrics['loss'])}: lower optimizer.learning_rate, set "
+                    "optimizer.clip_norm, or look at the data; the checkpoints before it stand"
+                )
+        elapsed = time.monotonic() - self._since
+        values = {name: float(np.mean([metrics[name] for _, metrics in fetched])) for name in fetched[0][1]}
+        values |= {
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "examples_per_second": len(fetched) * self._batch_size / elapsed,
+            "data_stall": self._stalled / elapsed,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        self.start()
+        return values
+
+    def paused(self) -> "_Clock":
+        """Returns a context whose time counts for nothing."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1])  # what was dispatched before still counts
+        return _Clock(lambda seconds: setattr(self, "_since", self._since + seconds))
+
+    def waiting(self) -> "_Clock":
+        """Returns a context whose time counts as waiting for data."""
+        return _Clock(lambda seconds: setattr(self, "_stalled", self._stalled + seconds))
+
+
+class _Clock:
+    def __init__(self, report):
+        self._report = report
+
+    def __enter__(self):
+        self._start = time.monotonic()
+
+    def __exit__(self, *_):
+        self._report(time.monotonic() - self._start)
+
+
+def best_step(evaluations: list[dict[str, float]], keep: Mapping[str, Any]) -> int | None:
+    """Returns the step of the evaluation that is best by the metric `keep.best`, the first of equals; None without one.
+
+    Args:
+      evaluations: dicts of "step" and metrics.
+      keep: `best`, a metric's name or None, and `mode`, "min" or "max".
+    """
+    if keep["best"] is None or not evaluations:
+        return None
+    sign = {"min": 1, "max": -1}[keep["mode"]]
+    return min(evaluations, key=lambda values: sign * values[keep["best"]])["step"]
+
+
+def should_stop(evaluations: list[dict[str, float]], early_stopping: Mapping[str, Any] | None) -> bool:
+    """Returns whether the last `patience` evaluations brought no improvement of the metric.
+
+    Args:
+      evaluations: dicts of "step" and metrics.
+      early_stopping: `metric`, `mode` ("min" or "max") and `patience`; None never stops.
+    """
+    if early_stopping is None:
+        return False
+    best = best_step(evaluations, {"best": early_stopping["metric"], "mode": early_stopping["mode"]})
+    return best is not None and sum(values["step"] > best for values in evaluations) >= early_stopping["patience"]
+
+
+def _check_metrics(config, watched: str) -> None:
+    known = [f"{watched}/loss", f"{watched}/accuracy"]
+    asked = {"config.keep.best": config.keep.best}
+    if config.early_stopping is not None:
+        asked["config.early_stopping.metric"] = config.early_stopping.metric
+    for name, metric in asked.items():
+        if metric is not None and metric not in known:
+            hint = "; set config.data.validation_size for a validation split" if watched == "test" else ""
+            raise ConfigError(f"{name}: no metric {metric!r} is measured: {nearest(metric, known)}{hint}")
+
+
+def _write(sinks, step: int, values: Mapping[str, float]) -> None:
+    for sink in sinks:
+        sink.scalars(step, values)
+
+
+def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float]) -> Path:
+    history = read_json_lines(workdir / "metrics.jsonl")
+    params = averaged_params(state.params, state.opt_state)
+    labels, probabilities = predict(
+        experiment.make_prediction(x), params, state.variables, experiment.evaluation_batches(x, "test")
+    )
+    predictions, source = probabilities.argmax(-1), x.sources["test"]
+    wrong = np.flatnonzero(predictions != labels)
+    surest = wrong[np.argsort(-probabilities.max(-1)[wrong], kind="stable")][:64]
+    shown = np.unique(np.concatenate([np.arange(min(64, len(labels))), surest]))  # the report needs no more
+    images = np.stack([source[int(index)]["image"] for index in shown])
+    shape = images.shape[1:]
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == shape[-1]]
+    rates = [line["examples_per_second"] for line in history if "examples_per_second" in line]
+    table = summary(x.model, (1, *shape))
+    return write_report(
+        workdir,
+        title=f"{x.config.model.name} on {x.config.data.name}",
+        history=history,
+        confusion=confusion_matrix(labels, predictions, probabilities.shape[-1]),
+        class_names=x.class_names if len(x.class_names) == probabilities.shape[-1] else None,
+        filters=np.asarray(kernels[0]) if kernels else None,
+        samples={
+            "images": images,
+            "labels": labels[shown],
+            "predictions": predictions[shown],
+            "probabilities": probabilities[shown],
+        },
+        summary_text=str(table),
+        config_text=configs.to_json(x.config),
+        facts={
+            **{name: f"{value:.4f}" for name, value in metrics.items()},
+            "steps": int(state.step),
+            "parameters": table.parameters,
+            "examples per second": f"{np.median(rates):,.0f}" if rates else "-",
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
+        },
+    )

@@ -1,0 +1,324 @@
+"""The report of a finished run: curves, confusion matrix, filters and samples as PNGs, and one page that shows them."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepmodels.errors import ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANELS = {"loss": "Loss", "accuracy": "Accuracy", "learning_rate": "Learning rate"}  # metric: title, in this order
+_COLORS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777")
+_INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
+_RIGHT, _WRONG = "#15803d", "#dc2626"
+_SHOWN = 24  # samples, and mistakes, at most
+_MAX_NAMED = 40  # classes; the confusion matrix of more has no room for their names
+_MAX_COUNTED = 15  # classes; nor, of more, for the counts
+
+
+def write_report(
+    workdir: Path | str,
+    *,
+    history: Sequence[Mapping[str, float]] = (),
+    confusion: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    filters: np.ndarray | None = None,
+    samples: Mapping[str, np.ndarray] | None = None,
+    summary_text: str = "",
+    config_text: str = "",
+    facts: Mapping[str, Any] | None = None,
+    title: str = "Training report",
+) -> Path:
+    """Writes report.html, which needs no other file, and the PNGs it shows into report/; returns the page's path.
+
+    Every part is left out if its argument is None or empty.
+    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy" or "learning_rate"
+      for training and with a prefix for anything else ("validation/loss"); None where a value wasn't finite
+    - confusion: counts of shape (classes, classes), rows the true class; `class_names` has one name per class
+    - filters: the first layer's kernel, of shape (height, width, channels in, channels out)
+    - samples: "images" uint8 (N, height, width, 1 or 3), "labels" and "predictions" integers (N,), "probabilities"
+      float (N, classes)
+    - summary_text, config_text: shown as they are
+    - facts: what the table at the top says, in its order; text, or numbers (a whole number gets its thousands)
+
+    Raises ShapeError if an array has another shape than that.
+    """
+    if confusion is not None and (confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]):
+        raise ShapeError(f"confusion: expected shape (classes, classes), got {confusion.shape}")
+    if confusion is not None and class_names is not None and len(class_names) != len(confusion):
+        raise ShapeError(f"class_names: expected {len(confusion)}, one per row of confusion, got {len(class_names)}")
+    if filters is not None and filters.ndim != 4:
+        raise ShapeError(f"filters: expected shape (height, width, channels in, channels out), got {filters.shape}")
+    if samples is not None:
+        _check_samples(samples)
+
+    figures: dict[str, tuple[str, Figure]] = {}
+    if any(_series(history, metric) for metric in _PANELS):
+        figures["curves"] = "Training curves", draw_curves(history)
+    if confusion is not None:
+        figures["confusion"] = "Confusion matrix", draw_confusion(confusion, class_names)
+    if samples is not None and len(samples["images"]):
+        wrong = np.flatnonzero(samples["predictions"] != samples["labels"])
+        if len(wrong):
+            surest = wrong[np.argsort(-_confidence(samples)[wrong], kind="stable")]
+            figures["mistakes"] = "Most confident mistakes", draw_samples(samples, surest[:_SHOWN], class_names)
+        shown = np.arange(min(_SHOWN, len(samples["images"])))
+        figures["samples"] = "Sample predictions", draw_samples(samples, shown, class_names)
+    if filters is not None:
+        figures["filters"] = "First-layer filters", draw_filters(filters)
+
+    workdir = Path(workdir)
+    folder = workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for name, (heading, figure) in figures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=150, facecolor="white")
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">'
+        sections.append(f"<section><h2>{escape(heading)}</h2><figure>{image}</figure></section>")
+    for heading, text in (("Model", summary_text), ("Config", config_text)):
+        if text:
+            sections.append(f"<section><h2>{heading}</h2><pre>{escape(text)}</pre></section>")
+    page = workdir / "report.html"
+    page.write_text(_page(title, facts or {}, sections), encoding="utf-8")
+    return page
+
+
+def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
+    """Returns a figure with a panel each for loss, accuracy and learning rate, as far as `history` holds them."""
+    panels = {metric: series for metric in _PANELS if (series := _series(history, metric))}
+    figure = _figure(4.6 * len(panels), 3.4, layout="constrained")
+    for number, (metric, series) in enumerate(panels.items(), start=1):
+        axes = _axes(figure, len(panels), number)
+        axes.set_title(_PANELS[metric], loc="left", fontsize=11, fontweight="bold", color=_INK)
+        axes.set_xlabel("step", color=_MUTED)
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        for color, (label, (steps, values)) in zip(_COLORS, series.items(), strict=False):
+            few = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(steps) <= 30 else {"linewidth": 1.2}
+            axes.plot(steps, values, color=color, label=label, **few)
+        if len(series) > 1:
+            axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        axes.margins(x=0.02)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
+        if metric == "accuracy":
+            axes.yaxis.set_major_formatter("{x:.0%}")
+    return figure
+
+
+def draw_confusion(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> "Figure":
+    """Returns a figure of a confusion matrix (rows the true class), coloured by each row's shares.
+
+    Up to fifteen classes show their counts too, up to forty their names.
+    """
+    classes = len(confusion)
+    names = [str(name) for name in class_names or range(classes)]
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = min(9.0, max(4.6, 2.2 + 0.5 * classes))
+    figure = _figure(side + 0.8, side, layout="constrained")
+    axes = _axes(figure)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xlabel("predicted", color=_MUTED)
+    axes.set_ylabel("true", color=_MUTED)
+    if classes <= _MAX_NAMED:
+        size = 9 if classes <= _MAX_COUNTED else 7
+        axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if classes <= _MAX_COUNTED:
+        axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="minor", length=0)
+        for row, column in np.argwhere(confusion > 0):
+            color = "white" if shares[row, column] > 0.5 else _INK
+            axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=color, fontsize=8.5)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, format="{x:.0%}")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=_MUTED)
+    bar.set_label("share of the true class", color=_MUTED, fontsize=9)
+    return figure
+
+
+def draw_filters(filters: np.ndarray) -> "Figure":
+    """Returns a figure of the filters of a kernel of shape (height, width, channels in, channels out), up to 64.
+
+    Three input channels show as colours, each filter scaled to its own range; otherwise the first channel shows with
+    white at zero, red above and blue below, all filters on one scale.
+    """
+    filters = np.moveaxis(np.asarray(filters, np.float32)[..., :64], -1, 0)
+    count, height, width, channels = filters.shape
+    if channels == 3:
+        low, high = filters.min((1, 2, 3), keepdims=True), filters.max((1, 2, 3), keepdims=True)
+        pixels = (filters - low) / np.where(high > low, high - low, 1.0)
+    else:
+        pixels = filters[..., :1]
+    columns = min(count, 16 if count > 32 else 8)
+    rows = -(-count // columns)
+    gap = max(1, width // 8)
+    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, pixels.shape[-1]), np.nan)
+    for number, picture in enumerate(pixels):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        mosaic[top : top + height, left : left + width] = picture
+    figure = _figure(0.72 * columns, 0.72 * columns * mosaic.shape[0] / mosaic.shape[1])
+    axes = _picture(figure, 0, 0, 1, 1)
+    if channels == 3:
+        axes.imshow(np.where(np.isnan(mosaic), 1.0, mosaic), interpolation="nearest")
+    else:
+        limit = np.nanmax(np.abs(mosaic)) or 1.0
+        axes.set_facecolor(_GRID)  # shows between the filters, whose zero is white
+        axes.imshow(mosaic[..., 0], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    return figure
+
+
+def draw_samples(
+    samples: Mapping[str, np.ndarray], indices: Sequence[int], class_names: Sequence[str] | None = None
+) -> "Figure":
+    """Returns a figure of the samples at `indices` with their predictions, green if right, else red with the truth.
+
+    `samples` is as in `write_report`.
+    """
+
+    def name(label: int) -> str:
+        text = str(class_names[label]) if class_names is not None else str(label)
+        return text if len(text) <= 16 else text[:15] + "…"
+
+    columns = min(8, len(indices))
+    rows = -(-len(indices) // columns)
+    cell_width, cell_height, side = 1.45, 1.85, 1.3  # inches; a line of text fits above the picture and one below
+    figure = _figure(cell_width * columns, cell_height * rows)
+    confidence = _confidence(samples)
+    for number, index in enumerate(indices):
+        left = number % columns + (1 - side / cell_width) / 2
+        bottom = rows - 1 - number // columns + (1 - side / cell_height) / 2
+        size = side / cell_width / columns, side / cell_height / rows
+        axes = _picture(figure, left / columns, bottom / rows, *size)
+        pixels = samples["images"][index]
+        axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
+        label, prediction = int(samples["labels"][index]), int(samples["predictions"][index])
+        right = label == prediction
+        color = _RIGHT if right else _WRONG
+        mark = "✓" if right else "✗"
+        axes.set_title(f"{mark} {name(prediction)} {confidence[index]:.0%}", fontsize=8, color=color, pad=4)
+        axes.set_xlabel("" if right else f"is {name(label)}", fontsize=8, color=_MUTED, labelpad=3)
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=color, linewidth=1.6)
+    return figure
+
+
+def _check_samples(samples: Mapping[str, np.ndarray]) -> None:
+    images = samples["images"]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+        raise ShapeError(
+            f"samples['images']: expected uint8 of shape (N, height, width, 1 or 3), got {images.dtype} {images.shape}"
+        )
+    for name, ndim in (("labels", 1), ("predictions", 1), ("probabilities", 2)):
+        if samples[name].ndim != ndim or len(samples[name]) != len(images):
+            axes = "(N,)" if ndim == 1 else "(N, classes)"
+            raise ShapeError(
+                f"samples[{name!r}]: expected shape {axes} with N = {len(images)}, got {samples[name].shape}"
+            )
+
+
+def _confidence(samples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The probability given to each prediction."""
+    return np.take_along_axis(samples["probabilities"], samples["predictions"][:, None], axis=1)[:, 0]
+
+
+def _series(history: Sequence[Mapping[str, float]], metric: str) -> dict[str, tuple[list[int], list[float]]]:
+    """The steps and values of one metric, by what it was measured on: "train", or the prefix of its name."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for line in history:
+        for name, value in line.items():
+            prefix, _, last = name.rpartition("/")
+            if last == metric and value is not None:
+                steps, values = found.setdefault(prefix or "train", ([], []))
+                steps.append(int(line["step"]))
+                values.append(float(value))
+    return found
+
+
+def _figure(width: float, height: float, layout: str | None = None) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    if layout:
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    return figure
+
+
+def _axes(figure: "Figure", columns: int = 1, number: int = 1) -> "Axes":
+    axes = figure.add_subplot(1, columns, number)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_MUTED)
+    axes.tick_params(colors=_MUTED, labelcolor=_INK, labelsize=9, length=3)
+    return axes
+
+
+def _picture(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+    axes = figure.add_axes((left, bottom, width, height), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _page(title: str, facts: Mapping[str, Any], sections: Sequence[str]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{escape(_fact(fact))}</td></tr>" for name, fact in facts.items()
+    )
+    table = f"<table>{rows}</table>" if rows else ""
+    return _HTML.format(title=escape(title), table=table, sections="\n".join(sections))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+_HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ground: #f8fafc; --card: #fff; --ink: #1f2937; --muted: #6b7280; --line: #e5e7eb }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ground: #0f172a; --card: #1e293b; --ink: #e2e8f0; --muted: #94a3b8; --line: #334155 }}
+}}
+* {{ box-sizing: border-box }}
+body {{ margin: 0 auto; max-width: 72rem; padding: 2rem 1.25rem 4rem; background: var(--ground); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif }}
+h1 {{ margin: 0 0 1.25rem; font-size: 1.75rem; line-height: 1.2 }}
+h2 {{ margin: 2rem 0 .6rem; font-size: 1.1rem }}
+table {{ width: 100%; border-collapse: collapse; background: var(--card); border-radius: .6rem; overflow: hidden;
+  box-shadow: 0 0 0 1px var(--line) }}
+th, td {{ padding: .5rem .9rem; text-align: left; border-bottom: 1px solid var(--line) }}
+tr:last-child > * {{ border-bottom: 0 }}
+th {{ width: 14rem; font-weight: 500; color: var(--muted) }}
+td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere }}
+figure {{ margin: 0; padding: .75rem; background: #fff; border-radius: .6rem; box-shadow: 0 0 0 1px var(--line) }}
+img {{ display: block; margin: 0 auto; max-width: 100%; max-height: 46rem; height: auto }}
+pre {{ margin: 0; padding: .9rem; background: var(--card); border-radius: .6rem; box-shadow: 0 0 0 1px var(--line);
+  overflow-x: auto; font: .8rem/1.45 ui-monospace, monospace }}
+@media (max-width: 36rem) {{ th {{ width: auto }} body {{ padding-top: 1.25rem }} }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{table}
+{sections}
+</body>
+</html>
+"""

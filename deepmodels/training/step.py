@@ -1,0 +1,130 @@
+"""The training step: one pure function from (state, batch) to (state, metrics)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from deepmodels.errors import ConfigError, unknown
+from deepmodels.layers.batch_norm import statistics_over
+from deepmodels.trees import PyTree
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes: arrays only, donated, sharded and saved as it is."""
+
+    step: jax.Array  # () int32, the number of updates made
+    params: PyTree  # masters, float32 (float64 where the precision says so)
+    variables: PyTree  # untrained collections, {"batch_stats": ...}; often {}
+    opt_state: PyTree
+
+
+def dtype_of(precision: str) -> jnp.dtype:
+    """Returns the compute dtype of a precision's name: float32, bfloat16 or float64.
+
+    Raises:
+      ConfigError: the name is unknown, or float64 is asked for and JAX has it switched off.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("precision 'float64' needs JAX_ENABLE_X64=1 in the environment")
+    return jnp.dtype(PRECISIONS[precision])
+
+
+def cast_floats(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+    """Returns `tree` with its floating point leaves in `dtype`; gradients flow back in the type they came in."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def bind(model: nn.Module, params: PyTree, variables: PyTree, *, train: bool, axis_name: str | None = None) -> Callable:
+    """Returns `forward(*inputs, key=None) -> (outputs, new variables)`: the model with its arrays bound.
+
+    Args:
+      model: called as `model(*inputs, train=train)`.
+      params: its parameters.
+      variables: its untrained collections; while training they come back changed.
+      train: whether statistics are updated and dropout drops.
+      axis_name: under `jax.pmap`, the axis over which batch statistics are taken, so that they are the whole batch's.
+    """
+
+    def forward(*inputs: jax.Array, key: jax.Array | None = None) -> tuple[PyTree, PyTree]:
+        mutable = list(variables) if train else False
+        rngs = {} if key is None else {"dropout": key}
+        with statistics_over(axis_name):
+            result = model.apply({"params": params, **variables}, *inputs, train=train, rngs=rngs, mutable=mutable)
+        return result if train else (result, variables)
+
+    return forward
+
+
+def make_train_step(
+    model: nn.Module,
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    precision: str = "float32",
+    accumulate: int = 1,
+    prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `step(state, batch) -> (state, metrics)`, to be compiled by `jax.jit` or `jax.pmap`.
+
+    Args:
+      model: called as `model(*inputs, train=True)`.
+      objective: `(forward, batch, key) -> (loss, (metrics, variables))`.
+      optimizer: gets the loss as `value`, for schedules that watch it.
+      seed: all randomness of step n is `fold_in(key(seed), n)`.
+      precision: the compute dtype; parameters and batch are cast at the loss boundary, gradients return in float32.
+      accumulate: number of equal parts that a batch is split into; their gradients are averaged before the update.
+      prepare: `(batch, key) -> batch`, on the device: normalisation and augmentation.
+      axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+    """
+    dtype = dtype_of(precision)
+
+    def loss_fn(params, variables, batch, key):
+        params, batch = cast_floats((params, prepare(batch, key)), dtype)
+        return objective(bind(model, params, variables, train=True, axis_name=axis_name), batch, key)
+
+    def gradients(params, variables, batch, key):
+        grads, (metrics, variables) = jax.grad(loss_fn, has_aux=True)(params, variables, batch, key)
+        if axis_name is not None:
+            grads, metrics, variables = jax.lax.pmean((grads, metrics, variables), axis_name)
+        return grads, metrics, variables
+
+    def accumulated(params, variables, batch, key):
+        parts = jax.tree.map(lambda x: _split(x, accumulate), batch)
+
+        def part(carry, xs):
+            variables, total = carry
+            index, batch = xs
+            grads, metrics, variables = gradients(params, variables, batch, jax.random.fold_in(key, index))
+            return (variables, jax.tree.map(jnp.add, total, grads)), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (variables, total), metrics = jax.lax.scan(part, (variables, zeros), (jnp.arange(accumulate), parts))
+        return jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda m: m.mean(0), metrics), variables
+
+    def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        compute = gradients if accumulate == 1 else accumulated
+        grads, metrics, variables = compute(state.params, state.variables, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=metrics["loss"])
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(state.step + 1, params, variables, opt_state)
+        return state, metrics | {"grad_norm": optax.global_norm(grads)}
+
+    return train_step
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """Rows into (parts, rows / parts), strided, so that no row leaves its device."""
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,103 @@
+"""The folder of a run: made once, and entered again only by the same training."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deepmodels import config as configs
+from deepmodels.errors import ConfigError
+
+PACKAGES = ("deepmodels-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
+    """Makes the folder of a run, or enters the one that the same config has made before, and returns it.
+
+    Raises:
+      ConfigError: the folder can't be written, or was made by a config that trains something else; the message has
+        the values that differ.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"workdir {str(workdir)!r} can't be written: {error.strerror}") from error
+    stored = workdir / "config.json"
+    if stored.exists():
+        lines = configs.differences(read_config(workdir), config)
+        if lines:
+            raise ConfigError(
+                f"workdir {str(workdir)!r} holds a run of another config:\n  "
+                + "\n  ".join(lines)
+                + "\nGo on with the old values, or choose another workdir"
+            )
+    if jax.process_index() == 0:
+        temporary = workdir / ".config.json.new"
+        temporary.write_text(configs.to_json(config) + "\n")
+        temporary.replace(stored)
+    return workdir
+
+
+def read_config(workdir: str | Path) -> dict[str, Any]:
+    """Returns the config that a workdir was last started with.
+
+    Raises:
+      ConfigError: the folder isn't one of a run.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"workdir {str(workdir)!r} isn't a run: it has no config.json") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Returns what a result depends on beside its config: versions, git revision, command, devices."""
+    return {
+        "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES},
+        "git": _git_revision(),
+        "command": sys.argv,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory used so far: of the first device where it counts, else of this process, in bytes."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the code that runs, with "+" where it has been changed since; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changed.strip() else "")
