@@ -154,7 +154,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns a line for each value that differs between two completed configs and changes what training computes."""
-    old, new = flat(old), flat(new)
+    old, new = _effective(old), _effective(new)
     lines = []
     for path in sorted(old.keys() | new.keys()):
         if any(path == free or path.startswith(free + ".") for free in FREE):
@@ -163,6 +163,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if before != after:
             lines.append(f"config.{path}: {before!r} -> {after!r}")
     return lines
+
+
+def _effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's values, and the length of a schedule that has the run's when its section doesn't say."""
+    values = flat(config)
+    if values.get("optimizer.schedule.name") in ("cosine", "linear", "one_cycle"):
+        values.setdefault("optimizer.schedule.steps", values["steps"])
+    return values
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class DeepModelsError(Exception):
-    """Base of every error that deepmodels raises on purpose; the command prints it as one paragraph and exits with 1."""
+    """Base of the errors that deepmodels raises on purpose; the command prints one as a paragraph and exits with 1."""
 
 
 class ConfigError(DeepModelsError):

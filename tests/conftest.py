@@ -9,6 +9,9 @@ os.environ.setdefault("DEEPMODELS_CACHE", os.path.expanduser("~/.cache/deepmodel
 import jax
 import pytest
 
+from deepmodels import cache
+
+cache.enable()  # one for all tests and all runs of them
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -18,3 +21,19 @@ def float64():
     """Runs a test in float64, where sharded and unsharded runs can be compared closely."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def tiny_config():
+    """Returns a function that makes a config which trains in a second, with top-level values replaced."""
+
+    def make(**values) -> dict:
+        return {
+            "steps": 6,
+            "model": {"name": "lenet_tiny", "num_classes": 10},
+            "data": {"name": "fashion_mnist_embedded", "batch_size": 16, "mean": 0.286, "std": 0.353},
+            "optimizer": {"name": "momentum", "learning_rate": 0.05},
+            "every": {"log": 2, "evaluate": 3, "checkpoint": 2},
+        } | values
+
+    return make

@@ -5,7 +5,6 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from html import escape
 from typing import Any
 
@@ -202,9 +201,9 @@ def info(name: str) -> dict[str, Any]:
 def table(pattern: str = "*") -> list[dict[str, Any]]:
     """Returns name, family, year, paper, published parameters and input of the models whose name matches `pattern`.
 
-    The pattern is a shell's (`resnet*`); nothing is traced, and the order is by name.
+    The pattern is a shell's (`resnet*`); nothing is traced, and the order is the table's.
     """
-    return [_row(name) for name in sorted(models.MODELS) if fnmatchcase(name, pattern)]
+    return [_row(name) for name in models.list_models(pattern)]
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def create(arguments: Mapping[str, Mapping[str, Any]]) -> Callable[[Array, Array
     return augment
 
 
-def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalize(images: Array, mean: float | Sequence[float], std: float | Sequence[float]) -> Array:
     """Returns (images / 255 - mean) / std as float32 (B, H, W, C).
 
     Args:
@@ -173,13 +173,13 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     _check_images(images)
     if images.dtype != jnp.uint8:
         raise ShapeError(f"images: expected uint8, 0 to 255, got {images.dtype}; normalize them once")
+    mean, std = np.atleast_1d(np.float64(mean)), np.atleast_1d(np.float64(std))
     for name, value in {"mean": mean, "std": std}.items():
         if len(value) not in (1, images.shape[-1]):
             raise ShapeError(
                 f"{name}: expected 1 or {images.shape[-1]} numbers, one for each channel, got {len(value)}"
             )
-    scale = 1 / (255 * np.asarray(std, np.float64))  # one multiplication and one addition for each pixel
-    offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    scale, offset = 1 / (255 * std), -mean / std  # one multiplication and one addition for each pixel
     shape = (1, 1, 1, -1)
     scale, offset = (jnp.asarray(value, jnp.float32).reshape(shape) for value in (scale, offset))
     return images.astype(jnp.float32) * scale + offset

@@ -47,10 +47,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         channels = x.shape[-1:]
         dtype = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         values = x.astype(dtype)
 
         if train:

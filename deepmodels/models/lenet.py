@@ -63,7 +63,7 @@ def scaled_tanh(x: Array) -> Array:
 
 
 def uniform_fan_in(fan_in: int):
-    """Returns the papers' initializer: uniform in +-2.4 / fan_in, where a unit has `fan_in` inputs (1998, appendix A)."""
+    """Returns the papers' initializer: uniform in +-2.4 / fan_in, the number of inputs of a unit (1998, appendix A)."""
 
     def init(key, shape, dtype=jnp.float32):
         return random.uniform(key, shape, dtype, -2.4 / fan_in, 2.4 / fan_in)
@@ -101,7 +101,7 @@ class SparseConv(nn.Module):
         y = lax.conv_general_dilated(
             x, dense, (self.stride, self.stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        bias = self.param("bias", nn.initializers.zeros, y.shape[1:] if self.unit_bias else y.shape[3:])
+        bias = self.param("bias", nn.initializers.zeros, y.shape[1:] if self.unit_bias else y.shape[3:], jnp.float32)
         return y + bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
 
 
@@ -112,7 +112,7 @@ class Subsampling(nn.Module):
     def __call__(self, x: Array) -> Array:
         maps = x.shape[-1:]
         coefficient = self.param("coefficient", uniform_fan_in(4), maps)
-        bias = self.param("bias", nn.initializers.zeros, maps)
+        bias = self.param("bias", nn.initializers.zeros, maps, jnp.float32)
         return _sum_2x2(x) * coefficient[None, None, None] + bias[None, None, None]
 
 

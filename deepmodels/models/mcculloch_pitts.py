@@ -1,4 +1,4 @@
-"""The first artificial neuron. McCulloch & Pitts (1943), "A logical calculus of the ideas immanent in nervous activity".
+"""The artificial neuron. McCulloch & Pitts (1943), "A logical calculus of the ideas immanent in nervous activity".
 
 A net is data: layers of neurons, each (indices of its excitatory inputs, indices of its inhibitory inputs, threshold).
 """

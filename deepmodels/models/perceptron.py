@@ -58,7 +58,7 @@ def fit(inputs: Array, labels: Array, *, epochs: int, rule: str = "plain") -> Fi
 
     Args:
       inputs: (N, D) floats.
-      labels: (N,), positive for the one class, zero or negative for the other.
+      labels: (N,) numbers or bools, positive for the one class, zero or negative for the other.
       epochs: the most passes over the examples.
       rule: which weights to return. "plain" the last ones; "averaged" their mean over all visits, Freund & Schapire
         (1999); "pocket" those that stood the longest run of right answers, Gallant (1990), for examples that no
@@ -74,7 +74,7 @@ def fit(inputs: Array, labels: Array, *, epochs: int, rule: str = "plain") -> Fi
     if rule not in ("plain", "averaged", "pocket"):
         raise unknown("rule", rule, ("plain", "averaged", "pocket"))
     points = _with_one(inputs, labels)
-    signs = jnp.where(labels > 0, 1, -1).astype(inputs.dtype)
+    signs = jnp.where(labels.astype(inputs.dtype) > 0, 1, -1).astype(inputs.dtype)
 
     def visit(state, example):
         weights, total, visits, run, pocket, longest = state
@@ -88,7 +88,7 @@ def fit(inputs: Array, labels: Array, *, epochs: int, rule: str = "plain") -> Fi
     zeros, none = jnp.zeros_like(points[0]), jnp.int32(0)
     state, mistakes, converged = _epochs(visit, (zeros, zeros, none, none, zeros, none), (points, signs), epochs)
     weights, total, visits, _, pocket, _ = state
-    chosen = {"plain": weights, "averaged": total / visits.astype(total.dtype), "pocket": pocket}[rule]
+    chosen = {"plain": weights, "averaged": total / jnp.maximum(visits, 1).astype(total.dtype), "pocket": pocket}[rule]
     return Fit(chosen[:-1], chosen[-1], mistakes, converged)
 
 

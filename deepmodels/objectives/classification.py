@@ -28,11 +28,12 @@ def classification(forward, batch: Batch, key: jax.Array | None, *, label_smooth
       The loss in nats, and a pair of the metrics (loss, accuracy) and the new variables.
     """
     logits, variables = forward(batch["image"], key=key)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # the softmax is never taken in bfloat16
+    logits = logits.astype(max(logits.dtype, jnp.float32, key=lambda t: jnp.finfo(t).bits))  # never bfloat16
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
     targets = optax.smooth_labels(targets, label_smoothing)
     loss = _mean(optax.softmax_cross_entropy(logits, targets), batch)
-    accuracy = _mean((logits.argmax(-1) == batch["label"]).astype(logits.dtype), batch)
+    right = logits.argmax(-1).astype(batch["label"].dtype) == batch["label"]
+    accuracy = _mean(right.astype(logits.dtype), batch)
     return loss, ({"loss": loss, "accuracy": accuracy}, variables)
 
 
@@ -53,7 +54,7 @@ def perceptron(forward, batch: Batch, key: jax.Array | None):
     scores, variables = forward(batch["image"], key=key)
     label = batch["label"][:, None]
     own = jnp.take_along_axis(scores, label, axis=1)[:, 0]
-    others = jnp.where(jnp.arange(scores.shape[1])[None] == label, -jnp.inf, scores)
+    others = jnp.where(jnp.arange(scores.shape[1], dtype=label.dtype)[None] == label, -jnp.inf, scores)
     mistake = others.max(1) >= own  # a tie counts as a mistake: from zero weights the rule must get going
     loss = _mean(jnp.where(mistake, others.max(1) - own, jnp.zeros_like(own)), batch)
     accuracy = _mean(1 - mistake.astype(scores.dtype), batch)

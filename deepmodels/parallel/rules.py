@@ -89,7 +89,7 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[tuple[str,
             spec[-max(free)[1]] = "fsdp"
     if size >= LARGE and not any(spec) and max(fsdp, mesh.shape["tensor"]) > 1:
         raise ConfigError(
-            f"{name} {shape} has {size:,} elements and nothing in the mesh {dict(mesh.shape)} shards it, so every device "
-            f"would hold it whole: choose an fsdp size that divides one of its dimensions, or add a rule for it"
+            f"{name} {shape} has {size:,} elements and nothing in the mesh {dict(mesh.shape)} shards it, so every "
+            f"device would hold it whole: choose an fsdp size that divides one of its dimensions, or add a rule for it"
         )
     return PartitionSpec(*spec)

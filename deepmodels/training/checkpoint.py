@@ -4,9 +4,11 @@ A checkpoint holds the state and a record: config, versions, revision, command, 
 becomes visible by one rename, and goes by one rename too, so that a run killed at any moment leaves whole steps only.
 """
 
+import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +106,12 @@ class Checkpoints:
         said = []
         for newest in reversed(steps):
             try:
-                saved = self._orbax.checkpointables_metadata(newest)
-                self._check(newest, saved.metadata["state"], abstract)
-                restored = self._orbax.load_checkpointables(newest, {"state": abstract})
+                with _orbax_quiet():
+                    saved = self._orbax.checkpointables_metadata(newest)
+                    if saved.metadata.get("state") is None or not saved.custom_metadata:
+                        raise ValueError("its metadata can't be read")
+                    self._check(newest, saved.metadata["state"], abstract)
+                    restored = self._orbax.load_checkpointables(newest, {"state": abstract})
                 return Restored(restored["state"], saved.custom_metadata["record"], said)
             except CheckpointError:
                 raise
@@ -147,9 +152,21 @@ class Checkpoints:
         steps = self.steps()
         kept = f"step {steps[-1]} is the last whole one" if steps else "there is no whole one"
         return CheckpointError(
-            f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free there; "
-            f"{kept}"
+            f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free "
+            f"there; {kept}"
         )
+
+
+@contextlib.contextmanager
+def _orbax_quiet() -> Iterator[None]:
+    """What goes wrong while reading is said by us, once and in a sentence; orbax logs pages."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """From a config to what it names: mesh, model, objective, optimizer, data, and the shapes and places of the state."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from deepmodels import config as configs
 from deepmodels.errors import ConfigError
 from deepmodels.evaluation import evaluate
 from deepmodels.training.optimizer import averaged_params, make_optimizer
-from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of
+from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of, master_dtype
 
 PIPELINE = ("name", "batch_size", "threads", "mean", "std", "validation_size")
 
@@ -53,7 +52,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     model = models.create(**config.model)
     objective = objectives.create(**config.objective)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
-    dtype = dtype_of(config.precision)
+    dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
     prepare = make_prepare(config.data.get("mean", 0.0), config.data.get("std", 1.0), augment.create(config.augment))
@@ -61,10 +60,8 @@ def make(config: Mapping[str, Any]) -> Experiment:
     def init_state() -> TrainState:
         key = jax.random.key(config.seed)
         example = prepare({"image": jnp.zeros((1, *record["image"].shape), record["image"].dtype)}, None)
-        # Master parameters are float32 also where the computation is bfloat16.
-        example = cast_floats(example, jnp.promote_types(dtype, jnp.float32))
-        variables = dict(model.init(key, example["image"]))
-        params = cast_floats(variables.pop("params", {}), jnp.promote_types(dtype, jnp.float32))
+        variables = dict(cast_floats(model.init(key, example["image"]), dtype))
+        params = variables.pop("params", {})
         return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
 
     record = sources["train"][0]

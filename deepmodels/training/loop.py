@@ -1,7 +1,6 @@
 """The training loop: one straight page from a config to a trained, saved and reported model."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,6 +6,7 @@ An optimizer's section of a config reads
                    schedule=dict(name="cosine", warmup_steps=500), ema=0.999)
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,7 +81,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "noam": noam,
     "one_cycle": one_cycle,
 }
-USE_STEPS = ("cosine", "linear", "one_cycle")  # the schedules whose shape depends on the number of steps
 
 
 def make_schedule(learning_rate: float, name: str = "constant", steps: int = 1, **options) -> Schedule:
@@ -98,7 +98,7 @@ def make_schedule(learning_rate: float, name: str = "constant", steps: int = 1, 
     if name not in SCHEDULES:
         raise unknown("schedule", name, (*SCHEDULES, "plateau"))
     arguments.check(f"schedule {name!r}", SCHEDULES[name], options, given=("peak", "steps"))
-    return SCHEDULES[name](learning_rate, steps, **options)
+    return _standard_promotion(SCHEDULES[name](learning_rate, steps, **options))
 
 
 def reduce_on_plateau(
@@ -290,6 +290,18 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     if options.get("clip_norm"):
         parts.insert(0, optax.clip_by_global_norm(options["clip_norm"]))
     optimizer = optax.with_extra_args_support(optax.chain(*parts, *scale))
+    optimizer = optax.GradientTransformationExtraArgs(*map(_standard_promotion, optimizer))
     if options.get("ema"):
         optimizer = with_ema(optimizer, options["ema"])
     return optimizer, schedule
+
+
+def _standard_promotion(function: Callable) -> Callable:
+    """Optax multiplies integer counts with floats, which `jax_numpy_dtype_promotion=strict` would refuse."""
+
+    @functools.wraps(function)
+    def relaxed(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return relaxed

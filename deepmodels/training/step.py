@@ -37,6 +37,11 @@ def dtype_of(precision: str) -> jnp.dtype:
     return jnp.dtype(PRECISIONS[precision])
 
 
+def master_dtype(precision: str) -> jnp.dtype:
+    """Returns the dtype in which the parameters of a precision are kept: float64 for float64, float32 for the rest."""
+    return jnp.dtype(jnp.float64 if dtype_of(precision) == jnp.float64 else jnp.float32)
+
+
 def cast_floats(tree: PyTree, dtype: jnp.dtype) -> PyTree:
     """Returns `tree` with its floating point leaves in `dtype`; gradients flow back in the type they came in."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
@@ -120,7 +125,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, variables, opt_state)
-        return state, metrics | {"grad_norm": optax.global_norm(grads)}
+        return state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return train_step
 

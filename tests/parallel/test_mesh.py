@@ -1,0 +1,100 @@
+"""Meshes, the placement of batches, and the rules that place parameters."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from deepmodels import parallel, trees
+from deepmodels.errors import ConfigError, ShapeError
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, np.float32)
+
+
+def specs(tree, **axes):
+    mesh = parallel.make_mesh(axes)
+    return {name: place.spec for name, place in trees.flatten(parallel.shardings(tree, mesh)).items()}
+
+
+def test_minus_one_takes_what_is_left():
+    assert dict(parallel.make_mesh({"data": -1, "fsdp": 2}).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"dat": 8}, "no axis 'dat': did you mean 'data'"),
+        ({"data": 3}, "asks for 3 devices, there are 8"),
+        ({"data": -1, "fsdp": 3}, "8 devices can't be divided by 3"),
+        ({"data": -1, "fsdp": -1}, "at most one is -1"),
+        ({"data": 0}, "sizes are positive"),
+    ],
+)
+def test_impossible_meshes(axes, message):
+    with pytest.raises(ConfigError, match=message):
+        parallel.make_mesh(axes)
+
+
+def test_batches_are_sharded_over_data_and_fsdp():
+    mesh = parallel.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    rows = np.arange(8, dtype=np.float32)
+    placed = parallel.place({"x": rows}, mesh)["x"]
+    assert placed.sharding.shard_shape(placed.shape) == (2,)
+    np.testing.assert_array_equal(placed, rows)
+    with pytest.raises(ShapeError, match="can't be placed"):
+        parallel.place({"x": rows[:5]}, mesh)
+
+
+def test_batch_size_must_divide():
+    mesh = parallel.make_mesh({"data": 8})
+    parallel.check_batch_size(32, mesh, accumulate=2)
+    with pytest.raises(ConfigError, match=r"batch_size=20 .* 16 .*: 16 can"):
+        parallel.check_batch_size(20, mesh, accumulate=2)
+
+
+def test_prefetch_keeps_order_and_runs_ahead():
+    made = []
+    ahead = parallel.prefetch(range(5), lambda n: made.append(n) or n, depth=2)
+    assert next(ahead) == 0
+    assert made == [0, 1, 2]
+    assert list(ahead) == [1, 2, 3, 4]
+
+
+def test_fsdp_takes_the_largest_dimension_that_divides():
+    tree = {"a": {"kernel": shape(400, 120)}, "b": {"kernel": shape(121, 800)}, "small": {"kernel": shape(8, 8)}}
+    assert specs(tree, fsdp=8) == {
+        "a/kernel": P("fsdp", None),
+        "b/kernel": P(None, "fsdp"),
+        "small/kernel": P(),
+    }
+
+
+def test_rules_and_fsdp_share_a_leaf():
+    tree = {"conv": {"kernel": shape(3, 3, 64, 128)}, "head": {"kernel": shape(2048, 1000)}}
+    assert specs(tree, fsdp=4, tensor=2) == {
+        "conv/kernel": P(None, None, "fsdp", "tensor"),
+        "head/kernel": P("tensor", "fsdp"),
+    }
+
+
+def test_a_placement_that_does_not_divide_names_leaf_axis_and_size():
+    with pytest.raises(ConfigError, match=r"x/kernel \(2048, 99\): dimension 1 .*tensor=8; the nearest size .* is 9"):
+        specs({"x": {"kernel": shape(2048, 99)}}, tensor=8)
+
+
+def test_a_large_leaf_that_nothing_shards_is_an_error():
+    with pytest.raises(ConfigError, match="table .*nothing in the mesh"):
+        specs({"table": shape(1031, 1033)}, fsdp=8)
+
+
+def test_an_optimizers_state_lies_where_the_parameters_lie():
+    mesh = parallel.make_mesh({"fsdp": 4, "tensor": 2})
+    params = {"conv": {"kernel": shape(3, 3, 64, 128), "bias": shape(128)}}
+    placed = parallel.shardings(params, mesh)
+    state = (params, {"nu": params, "count": shape(), "v_row": {"conv": {"kernel": shape(9, 64, 256)}}})
+    where = trees.flatten(parallel.shardings_like(state, params, placed, mesh))
+    assert where["0/conv/kernel"] == where["1/nu/conv/kernel"] == placed["conv"]["kernel"]
+    assert where["1/count"].spec == P()
+    assert where["1/v_row/conv/kernel"].spec == P(None, None, "fsdp")

@@ -1,0 +1,312 @@
+"""A run from its config to its report; going on after a kill; and what the loop refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import deepmodels
+from deepmodels import config as configs
+from deepmodels import trees
+from deepmodels.errors import CheckpointError, ConfigError, DataError, ShapeError
+from deepmodels.training import TrainingError, experiment
+from deepmodels.training.loop import best_step, should_stop
+
+ONE = {"data": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """These tests are about the loop: one device compiles fastest."""
+    monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]])
+
+
+def train(config, workdir, **options):
+    return deepmodels.train(config, workdir, **{"quiet": True} | options)
+
+
+def assert_same_state(one, other):
+    one, other = (trees.flatten(jax.device_get(state)) for state in (one, other))
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_metrics_checkpoints_and_a_report(tiny_config, tmp_path, capsys):
+    config = tiny_config(data=tiny_config()["data"] | {"validation_size": 100}, keep={"best": "validation/accuracy"})
+    result = train(config, tmp_path, quiet=False)
+    assert result.report.is_file()
+    assert {png.stem for png in (tmp_path / "report").glob("*.png")} >= {"curves", "confusion", "filters", "samples"}
+    last = lines(tmp_path)[-1]
+    assert last["test/accuracy"] == result.metrics["test/accuracy"]
+    assert "compile_seconds" in lines(tmp_path)[0]
+    keys = {key for line in lines(tmp_path) for key in line}
+    assert keys >= {"loss", "accuracy", "learning_rate", "validation/accuracy", "examples_per_second", "data_stall"}
+    assert keys >= {"peak_memory_bytes", "grad_norm"}
+    assert (tmp_path / "metrics.csv").read_text().startswith("step,")
+    printed = capsys.readouterr().out
+    assert f"test/accuracy {result.metrics['test/accuracy']:.4f}" in printed
+    assert str(result.report) in printed
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["versions"]["jax"] == jax.__version__
+    assert run["config"]["steps"] == 6
+    assert {"git", "command", "devices"} <= run.keys()
+    assert deepmodels.evaluate(tmp_path) == result.metrics
+    assert set(deepmodels.evaluate(tmp_path, split="validation")) == {"validation/loss", "validation/accuracy"}
+    with pytest.raises(ConfigError, match="no split 'tests': did you mean 'test'"):
+        deepmodels.evaluate(tmp_path, split="tests")
+    with pytest.raises(CheckpointError, match="no checkpoint of step 5, there are"):
+        deepmodels.evaluate(tmp_path, step=5)
+
+
+def test_the_pieces_of_a_run_give_the_whole(tiny_config, tmp_path):
+    """N steps = N/2 steps, then the rest: parameters, statistics, optimizer, moving average, all bits."""
+    config = tiny_config(
+        augment={"random_flip": {}}, optimizer={"name": "adamw", "learning_rate": 0.01, "ema": 0.9, "clip_norm": 1.0}
+    )
+    whole = train(config, tmp_path / "whole")
+    train(config | {"steps": 3}, tmp_path / "parts")
+    parts = train(config, tmp_path / "parts")
+    assert_same_state(whole.state, parts.state)
+    assert whole.metrics == parts.metrics
+    one, other = ([line for line in lines(tmp_path / name) if "loss" in line] for name in ("whole", "parts"))
+    assert one[-1]["loss"] == other[-1]["loss"]
+
+
+def test_kill_and_go_on_bit_for_bit(tiny_config, tmp_path):
+    """A process is killed at random moments until the run is done; its state is that of an undisturbed run."""
+    config = tiny_config(steps=40, every={"log": 1, "evaluate": 20, "checkpoint": 3})
+    code = (
+        "import json, sys, deepmodels; from pathlib import Path;"
+        f"deepmodels.train(json.loads(Path({str(tmp_path / 'config.json')!r}).read_text()), {str(tmp_path / 'killed')!r})"
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    environment = os.environ | {"XLA_FLAGS": ""}
+    rng, starts, kills = np.random.default_rng(int(time.time())), 0, 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+        starts += 1
+        if kills < 2:
+            metrics = tmp_path / "killed" / "metrics.jsonl"
+            before = metrics.read_text() if metrics.exists() else ""
+            while process.poll() is None and (metrics.read_text() if metrics.exists() else "").count("\n") < 3:
+                time.sleep(0.01)
+            while process.poll() is None and metrics.read_text() == before:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        elif process.wait() == 0:
+            break
+        assert starts < 6
+    assert kills >= 1
+    killed = train(config, tmp_path / "killed")
+    assert_same_state(train(config, tmp_path / "whole").state, killed.state)
+    steps = [line["step"] for line in lines(tmp_path / "killed") if "loss" in line]
+    assert steps == list(range(1, 41)), "each step is in the metrics once"
+
+
+def test_other_device_counts_see_the_same_batches(tiny_config, monkeypatch):
+    seen = []
+    for count in (1, 8):
+        monkeypatch.setattr(jax, "devices", lambda *_, count=count: jax.local_devices()[:count])
+        x = experiment.make(tiny_config())
+        assert x.mesh.size == count
+        batches = experiment.train_batches(x, start_step=3)
+        seen.append([next(batches) for _ in range(3)])
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["label"], other["label"])
+
+
+def test_a_run_goes_on_on_another_mesh(tiny_config, tmp_path, monkeypatch):
+    train(tiny_config(steps=2), tmp_path)
+    monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices())
+    moved = train(tiny_config(steps=4, mesh={"data": 4, "fsdp": 2}), tmp_path)
+    assert int(moved.state.step) == 4
+    assert moved.state.params["head"]["kernel"].sharding.mesh.size == 8
+
+
+def test_a_changed_config_is_refused_with_the_difference(tiny_config, tmp_path):
+    train(tiny_config(steps=2), tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)another config.*config.optimizer.learning_rate: 0.05 -> 0.5"):
+        train(tiny_config(steps=2, optimizer={"name": "momentum", "learning_rate": 0.5}), tmp_path)
+
+
+def test_early_stopping_and_the_best_checkpoint(tiny_config, tmp_path):
+    config = tiny_config(
+        steps=40,
+        data=tiny_config()["data"] | {"validation_size": 100},
+        optimizer={"name": "sgd", "learning_rate": 1e-9},  # nothing improves
+        every={"log": 5, "evaluate": 5, "checkpoint": 100},
+        early_stopping={"metric": "validation/accuracy", "mode": "max", "patience": 2},
+        keep={"last": 1, "best": "validation/accuracy"},
+    )
+    result = train(config, tmp_path)
+    evaluated = [line["step"] for line in lines(tmp_path) if "validation/accuracy" in line]
+    assert evaluated == [5, 10, 15]
+    assert int(result.state.step) == 5, "the first of equals is the best, and it was tested"
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [5, 15]
+    train(config, tmp_path)
+    assert lines(tmp_path)[-1]["step"] == 15, "a run that has stopped stays stopped"
+
+
+def test_best_step_and_patience():
+    history = [{"step": n, "loss": value} for n, value in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 1.0))]
+    assert best_step(history, {"best": "loss", "mode": "min"}) == 2
+    assert best_step(history, {"best": "loss", "mode": "max"}) == 1
+    assert best_step(history, {"best": None, "mode": "max"}) is None
+    assert should_stop(history, {"metric": "loss", "mode": "min", "patience": 2})
+    assert not should_stop(history, {"metric": "loss", "mode": "min", "patience": 3})
+    assert not should_stop(history, None)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    config = tiny_config(steps=30, optimizer={"name": "sgd", "learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf)"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"model": {"name": "lenet6"}}, ConfigError, "unknown model 'lenet6': did you mean 'lenet5'"),
+        ({"model": {"name": "lenet5", "clases": 3}}, ConfigError, "no argument 'clases'"),
+        ({"model": {"name": "lenet5", "num_classes": 3}}, ConfigError, "num_classes=3, but .* has 10 classes"),
+        ({"model": {"name": "lenet5_paper"}}, ShapeError, r"images: expected shape \(batch, 32, 32, 1\), got \(1, 28,"),
+        ({"model": {"name": "mcculloch_pitts"}}, (ConfigError, ShapeError), "mcculloch_pitts|inputs"),
+        ({"objective": {"name": "clasification"}}, ConfigError, "did you mean 'classification'"),
+        ({"objective": {"name": "classification", "smoothing": 1.0}}, ConfigError, "did you mean 'label_smoothing'"),
+        ({"augment": {"random_flop": {}}}, ConfigError, "did you mean 'random_flip'"),
+        ({"keep": {"best": "test/acuracy"}}, ConfigError, "did you mean 'test/accuracy'.*validation_size"),
+        ({"mesh": {"data": 3}}, ConfigError, "asks for 3 devices"),
+        ({"sinks": ("tensorbord",)}, ConfigError, "did you mean 'tensorboard'"),
+        ({"optimiser": {}}, ConfigError, "no key 'optimiser': did you mean 'optimizer'"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(tiny_config, tmp_path, values, error, message):
+    with pytest.raises(error, match=message):
+        train(tiny_config(**values), tmp_path / "run")
+    assert not list(tmp_path.rglob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "fashion_mnist", "path": "/nowhere"}, "/nowhere.*dataset-fashion-mnist"),
+        ({"name": "fashon_mnist"}, "did you mean 'fashion_mnist'"),
+        ({"name": "fashion_mnist_embedded", "pth": "x"}, "'pth'"),
+    ],
+)
+def test_missing_data_says_how_to_get_it(tiny_config, tmp_path, data, message):
+    with pytest.raises((DataError, ConfigError), match=message):
+        train(tiny_config(data=data | {"batch_size": 8}), tmp_path)
+
+
+def test_a_truncated_idx_file_is_named(tiny_config, tmp_path):
+    for name, header, size in (("train-images-idx3", (2051, 4, 28, 28), 3000), ("train-labels-idx1", (2049, 4), 4)):
+        (tmp_path / f"{name}-ubyte").write_bytes(np.array(header, ">i4").tobytes() + bytes(size))
+    config = tiny_config(data={"name": "mnist", "path": str(tmp_path), "batch_size": 2})
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*3,?136.*3,?000|train-images.*truncated"):
+        train(config, tmp_path / "run")
+
+
+def test_an_unwritable_workdir(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="workdir .* can't be written: Not a directory"):
+        train(tiny_config(), tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match="isn't a run"):
+        deepmodels.evaluate(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_said_and_the_checkpoints_before_stand(tiny_config, small_disk):
+    config = tiny_config(
+        steps=60, model={"name": "mlp"}, keep={"last": 50}, every={"log": 1, "evaluate": 60, "checkpoint": 1}
+    )
+    with pytest.raises(CheckpointError, match=r"saving a checkpoint to .* failed .* MiB are free there; step \d+ is"):
+        train(config, small_disk / "run")
+    steps = sorted(int(p.name) for p in (small_disk / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps
+    shutil.rmtree(small_disk / "run" / "checkpoints" / str(steps[0]))  # room to breathe
+    metrics = deepmodels.evaluate(small_disk / "run")
+    assert np.isfinite(metrics["test/loss"])
+
+
+def damage(workdir: Path, step: int, name: str) -> Path:
+    files = [path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file() and name in str(path)]
+    path = max(files, key=lambda file: file.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize("name", ["state/d/", "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"])
+def test_a_checkpoint_cut_short_is_set_aside_and_the_one_before_is_used(tiny_config, tmp_path, capsys, name):
+    config = tiny_config(steps=6)
+    whole = train(config, tmp_path)
+    cut = damage(tmp_path, 6, name)
+    left = cut.read_bytes()
+    again = train(config, tmp_path, quiet=False)
+    assert_same_state(whole.state, again.state)
+    printed = capsys.readouterr().out
+    assert "checkpoint of step 6 is damaged" in printed
+    assert "going on from step 4" in printed
+    assert (tmp_path / "damaged" / cut.relative_to(tmp_path / "checkpoints")).read_bytes() == left
+
+
+def test_no_checkpoint_left_is_an_error_not_a_fresh_start(tiny_config, tmp_path):
+    train(tiny_config(steps=2), tmp_path)
+    damage(tmp_path, 2, "state/d/")
+    with pytest.raises(CheckpointError, match="no checkpoint can be read.*step 2 is damaged"):
+        train(tiny_config(steps=2), tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_leaf(tiny_config, tmp_path):
+    train(tiny_config(steps=2), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"model": {"name": "lenet5", "num_classes": 10}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"doesn't fit the model.*conv1/.* is float32\[.*the model has"):
+        deepmodels.evaluate(tmp_path)
+
+
+def test_every_experiments_smoke_trains_two_steps_and_resumes_bitwise(tmp_path):
+    files = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+    assert files
+    for file in files:
+        config = configs.load(f"{file}:smoke")
+        assert config.steps == 2
+        whole = train(config, tmp_path / file.stem / "whole")
+        first = config.copy_and_resolve_references()
+        with first.unlocked():
+            first.steps = 1
+            if "schedule" in first.optimizer:
+                first.optimizer.schedule.steps = 2
+        second = config.copy_and_resolve_references()
+        with second.unlocked():
+            if "schedule" in second.optimizer:
+                second.optimizer.schedule.steps = 2
+        train(first, tmp_path / file.stem / "parts")
+        assert_same_state(whole.state, train(second, tmp_path / file.stem / "parts").state)
