@@ -4,11 +4,10 @@ A checkpoint holds the state and a record: config, versions, revision, command, 
 becomes visible by one rename, and goes by one rename too, so that a run killed at any moment leaves whole steps only.
 """
 
-import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ class Checkpoints:
         self._damaged = workdir / "damaged"
         self._trash = workdir / ".trash"
         shutil.rmtree(self._trash, ignore_errors=True)
+        logging.getLogger("absl").addFilter(_not_from_orbax)
         self._orbax = ocp.training.Checkpointer(
             self._folder.absolute(),
             cleanup_tmp_directories=True,
@@ -106,12 +106,11 @@ class Checkpoints:
         said = []
         for newest in reversed(steps):
             try:
-                with _orbax_quiet():
-                    saved = self._orbax.checkpointables_metadata(newest)
-                    if saved.metadata.get("state") is None or not saved.custom_metadata:
-                        raise ValueError("its metadata can't be read")
-                    self._check(newest, saved.metadata["state"], abstract)
-                    restored = self._orbax.load_checkpointables(newest, {"state": abstract})
+                saved = self._orbax.checkpointables_metadata(newest)
+                if saved.metadata.get("state") is None or not saved.custom_metadata:
+                    raise ValueError("its metadata can't be read")
+                self._check(newest, saved.metadata["state"], abstract)
+                restored = self._orbax.load_checkpointables(newest, {"state": abstract})
                 return Restored(restored["state"], saved.custom_metadata["record"], said)
             except CheckpointError:
                 raise
@@ -157,16 +156,9 @@ class Checkpoints:
         )
 
 
-@contextlib.contextmanager
-def _orbax_quiet() -> Iterator[None]:
-    """What goes wrong while reading is said by us, once and in a sentence; orbax logs pages."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """What goes wrong in orbax is said by us, once and in a paragraph; its own log is pages of it, thread by thread."""
+    return "orbax" not in record.pathname
 
 
 def _root_cause(error: BaseException) -> str:

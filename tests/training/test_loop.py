@@ -88,15 +88,16 @@ def test_the_pieces_of_a_run_give_the_whole(tiny_config, tmp_path):
 def test_kill_and_go_on_bit_for_bit(tiny_config, tmp_path):
     """A process is killed at random moments until the run is done; its state is that of an undisturbed run."""
     config = tiny_config(steps=40, every={"log": 1, "evaluate": 20, "checkpoint": 3})
-    code = (
-        "import json, sys, deepmodels; from pathlib import Path;"
-        f"deepmodels.train(json.loads(Path({str(tmp_path / 'config.json')!r}).read_text()), {str(tmp_path / 'killed')!r})"
-    )
     (tmp_path / "config.json").write_text(json.dumps(config))
-    environment = os.environ | {"XLA_FLAGS": ""}
-    rng, starts, kills = np.random.default_rng(int(time.time())), 0, 0
+    code = "import json, sys, deepmodels; deepmodels.train(json.load(open(sys.argv[1])), sys.argv[2], quiet=True)"
+
+    def start(workdir):
+        command = [sys.executable, "-c", code, tmp_path / "config.json", tmp_path / workdir]
+        return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""})  # one layout for all: one device
+
+    rng, starts, kills = np.random.default_rng(), 0, 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+        process = start("killed")
         starts += 1
         if kills < 2:
             metrics = tmp_path / "killed" / "metrics.jsonl"
@@ -112,8 +113,9 @@ def test_kill_and_go_on_bit_for_bit(tiny_config, tmp_path):
             break
         assert starts < 6
     assert kills >= 1
-    killed = train(config, tmp_path / "killed")
-    assert_same_state(train(config, tmp_path / "whole").state, killed.state)
+    assert start("whole").wait() == 0
+    whole, killed = (train(config, tmp_path / name).state for name in ("whole", "killed"))  # nothing is left to train
+    assert_same_state(whole, killed)
     steps = [line["step"] for line in lines(tmp_path / "killed") if "loss" in line]
     assert steps == list(range(1, 41)), "each step is in the metrics once"
 
@@ -219,7 +221,7 @@ def test_a_truncated_idx_file_is_named(tiny_config, tmp_path):
     for name, header, size in (("train-images-idx3", (2051, 4, 28, 28), 3000), ("train-labels-idx1", (2049, 4), 4)):
         (tmp_path / f"{name}-ubyte").write_bytes(np.array(header, ">i4").tobytes() + bytes(size))
     config = tiny_config(data={"name": "mnist", "path": str(tmp_path), "batch_size": 2})
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*3,?136.*3,?000|train-images.*truncated"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte: expected 3,152 bytes .*, found 3,016 bytes"):
         train(config, tmp_path / "run")
 
 
@@ -233,10 +235,10 @@ def test_an_unwritable_workdir(tiny_config, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MiB."""
+    """A file system of 6 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     yield disk
