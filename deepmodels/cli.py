@@ -73,8 +73,7 @@ def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     model = models.create(options.name)
     variant = models.MODELS[options.name]
     table = analysis.summary(model, *analysis.example(variant), depth=options.depth)
-    lines = [f"[bold]{options.name}[/bold]  {variant.family}, {variant.year}", variant.paper, table]
-    _show(options, None, lambda: lines)
+    _show(options, None, lambda: [f"{options.name}: {variant.family}, {variant.year}. {variant.paper}", table])
 
 
 def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -156,4 +155,4 @@ def _show(options: argparse.Namespace, data, lines) -> None:
     console = Console()
     console.width = max(console.width, 140) if not console.is_terminal else console.width
     for line in lines():
-        console.print(line, highlight=False, soft_wrap=isinstance(line, str))
+        console.print(line, highlight=False, markup=False, soft_wrap=isinstance(line, str))

@@ -24,6 +24,10 @@ class CheckpointError(DeepModelsError):
     """A checkpoint can't be written, or none can be read."""
 
 
+class WeightsError(DeepModelsError):
+    """A file of weights is missing, damaged, unsafe to read, or doesn't fit the model."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns a hint that names the closest of `names` to `name`, or lists them all if none is close."""
     names = sorted(names)

@@ -121,10 +121,7 @@ def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarr
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    @jax.jit
-    def step(params, variables, batch):
-        params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        return x.objective(bind(x.model, params, variables, train=False), batch, None)[1][0]
+    step = jax.jit(_evaluation_step(x))
 
     def evaluate_on(split: str, state: TrainState) -> dict[str, float]:
         params = averaged_params(state.params, state.opt_state)
@@ -132,6 +129,21 @@ def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, floa
         return {f"{split}/{name}": value for name, value in metrics.items()}
 
     return evaluate_on
+
+
+def metric_names(x: Experiment) -> list[str]:
+    """Returns the names of the objective's metrics, by tracing an evaluation abstractly."""
+    record = x.sources["train"][0]
+    batch = {name: jax.ShapeDtypeStruct((1, *np.shape(v)), np.asarray(v).dtype) for name, v in record.items()}
+    return list(jax.eval_shape(_evaluation_step(x), x.abstract.params, x.abstract.variables, batch))
+
+
+def _evaluation_step(x: Experiment) -> Callable:
+    def step(params, variables, batch):
+        params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
+        return x.objective(bind(x.model, params, variables, train=False), batch, None)[1][0]
+
+    return step
 
 
 def make_prediction(x: Experiment) -> Callable:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from deepmodels import cache, parallel
+from deepmodels import cache, parallel, trees
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, nearest
@@ -61,7 +61,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     x = experiment.make(config)
     config, every = x.config, x.config.every
     watched = "validation" if "validation" in x.sources else "test"
-    _check_metrics(config, watched)
+    _check_metrics(x, watched)
     workdir = open_workdir(workdir, config)
 
     checkpoints = Checkpoints(workdir)
@@ -73,12 +73,13 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
         for line in restored.damaged:
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
+    say(_headline(x))
     start = step = int(state.step)
-    sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
-    if jax.process_index():
-        sinks = []
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
-    (workdir / "run.json").write_text(json.dumps(record, indent=2))
+    sinks = []
+    if jax.process_index() == 0:
+        sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
+        (workdir / "run.json").write_text(json.dumps(record, indent=2))
 
     compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
     train_step = compiled(
@@ -110,7 +111,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
             if step % every.log == 0 or step == start + 1 or stop:
                 values = meter.read()
                 _write(sinks, step, values)
-                bar.update(step, {name: values[name] for name in ("loss", "accuracy")}, values["data_stall"])
+                shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
+                bar.update(step, shown, values["data_stall"])
 
             improved = False
             if step % every.evaluate == 0 or stop:
@@ -267,15 +269,25 @@ def should_stop(evaluations: list[dict[str, float]], early_stopping: Mapping[str
     return best is not None and sum(values["step"] > best for values in evaluations) >= early_stopping["patience"]
 
 
-def _check_metrics(config, watched: str) -> None:
-    known = [f"{watched}/loss", f"{watched}/accuracy"]
-    asked = {"config.keep.best": config.keep.best}
-    if config.early_stopping is not None:
-        asked["config.early_stopping.metric"] = config.early_stopping.metric
+def _check_metrics(x: Experiment, watched: str) -> None:
+    asked = {"config.keep.best": x.config.keep.best}
+    if x.config.early_stopping is not None:
+        asked["config.early_stopping.metric"] = x.config.early_stopping.metric
+    asked = {name: metric for name, metric in asked.items() if metric is not None}
+    known = [f"{watched}/{name}" for name in experiment.metric_names(x)] if asked else []
     for name, metric in asked.items():
-        if metric is not None and metric not in known:
+        if metric not in known:
             hint = "; set config.data.validation_size for a validation split" if watched == "test" else ""
             raise ConfigError(f"{name}: no metric {metric!r} is measured: {nearest(metric, known)}{hint}")
+
+
+def _headline(x: Experiment) -> str:
+    sizes = ", ".join(f"{len(source):,} {split}" for split, source in x.sources.items())
+    mesh = " x ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items())
+    return (
+        f"{x.config.model.name}: {trees.count(x.abstract.params):,} parameters; {x.config.data.name}: {sizes}; "
+        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {mesh}; {x.config.precision}"
+    )
 
 
 def _write(sinks, step: int, values: Mapping[str, float]) -> None:

@@ -67,7 +67,8 @@ def test_classic_weight_decay_enters_the_momentum():
 
 def test_clipping():
     optimizer, _ = make_optimizer({"name": "sgd", "learning_rate": 1.0, "clip_norm": 1.0}, 1)
-    updates, _ = optimizer.update({"x": jnp.array([3.0, 4.0])}, optimizer.init({"x": jnp.zeros(2)}), {"x": jnp.zeros(2)})
+    params = {"x": jnp.zeros(2)}
+    updates, _ = optimizer.update({"x": jnp.array([3.0, 4.0])}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["x"], [-0.6, -0.8], rtol=1e-6)
 
 
@@ -124,7 +125,7 @@ def test_plateau_scales_down_when_the_loss_stalls():
         ({"name": "sgd"}, "needs the argument 'learning_rate'"),
         ({"name": "sgd", "learning_rate": 1.0, "momentm": 0.9}, "no argument 'momentm'"),
         ({"name": "momentum", "learning_rate": 1.0, "momentm": 0.9}, "did you mean 'momentum'"),
-        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosin"}}, "schedule 'cosin': did you mean 'cosine'"),
+        ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosin"}}, "did you mean 'cosine'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "cosine", "warmup": 3}}, "mean 'warmup_steps'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "plateau", "patiense": 3}}, "mean 'patience'"),
         ({"name": "sgd", "learning_rate": 1.0, "schedule": {"name": "step"}}, "needs the argument 'boundaries'"),
