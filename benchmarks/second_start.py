@@ -1,4 +1,4 @@
-"""Seconds from the start of the process to the end of the first training step, first and second start of one experiment.
+"""Seconds from the start of the process to the end of the first training step, in a first and in later starts.
 
     python benchmarks/second_start.py experiments/lenet5_fashion.py
 

@@ -121,6 +121,7 @@ class Checkpoints:
                     target = self._damaged / str(newest)
                     shutil.rmtree(target, ignore_errors=True)
                     os.rename(self._folder / str(newest), target)
+                    self._orbax.reload()  # or it would refuse to save this step again
                     said[-1] += f"; it was moved to {target}"
         if said:
             raise CheckpointError(f"{self._folder}: no checkpoint can be read. " + ". ".join(said))

@@ -19,7 +19,7 @@ from deepmodels.evaluation import evaluate
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of, master_dtype
 
-PIPELINE = ("name", "batch_size", "threads", "mean", "std", "validation_size")
+PIPELINE = ("name", "batch_size", "threads", "mean", "std", "crop_size", "validation_size")
 
 
 class Experiment(NamedTuple):
@@ -55,11 +55,17 @@ def make(config: Mapping[str, Any]) -> Experiment:
     dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
-    prepare = make_prepare(config.data.get("mean", 0.0), config.data.get("std", 1.0), augment.create(config.augment))
+    prepare = make_prepare(
+        config.data.get("mean", 0.0),
+        config.data.get("std", 1.0),
+        augment.create(config.augment),
+        config.data.get("crop_size"),
+    )
 
     def init_state() -> TrainState:
         key = jax.random.key(config.seed)
         example = prepare({"image": jnp.zeros((1, *record["image"].shape), record["image"].dtype)}, None)
+        example = cast_floats(example, jnp.dtype(jnp.float32))  # as Linen makes parameters
         variables = dict(cast_floats(model.init(key, example["image"]), dtype))
         params = variables.pop("params", {})
         return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
@@ -85,22 +91,24 @@ def make(config: Mapping[str, Any]) -> Experiment:
     )  # fmt: skip
 
 
-def make_prepare(mean, std, augmentation: Callable) -> Callable:
-    """Returns `prepare(batch, key) -> batch`: augments the images if there is a key, then normalises them.
+def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None) -> Callable:
+    """Returns `prepare(batch, key) -> batch`: augments the batch if there is a key, then normalises the images.
 
     Args:
       mean: one number, or one for each channel, of pixels scaled to [0, 1].
       std: likewise.
-      augmentation: `(key, images) -> images`.
+      augmentation: `(key, batch) -> batch`.
+      crop_size: without a key, height and width of the centre that the model sees; None for the whole image.
     """
 
     def prepare(batch, key):
         if "image" not in batch:
             return batch
-        images = batch["image"]
         if key is not None:
-            images = augmentation(jax.random.fold_in(key, 1), images)
-        return batch | {"image": augment.normalize(images, mean, std)}
+            batch = augmentation(jax.random.fold_in(key, 1), batch)
+        elif crop_size is not None:
+            batch = batch | {"image": augment.center_crop(batch["image"], crop_size)}
+        return batch | {"image": augment.normalize(batch["image"], mean, std)}
 
     return prepare
 
