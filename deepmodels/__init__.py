@@ -18,6 +18,7 @@ from deepmodels.version import __version__
 if TYPE_CHECKING:
     from deepmodels.analysis import info, summary
     from deepmodels.config import load as load_config
+    from deepmodels.loading import convert, load
     from deepmodels.models import create, list_models
     from deepmodels.training import evaluate, train
 
@@ -26,12 +27,25 @@ _PLACES = {
     "list_models": ("deepmodels.models", "list_models"),
     "summary": ("deepmodels.analysis", "summary"),
     "info": ("deepmodels.analysis", "info"),
+    "load": ("deepmodels.loading", "load"),
+    "convert": ("deepmodels.loading", "convert"),
     "load_config": ("deepmodels.config", "load"),
     "train": ("deepmodels.training", "train"),
     "evaluate": ("deepmodels.training", "evaluate"),
 }
 
-__all__ = ["__version__", "create", "evaluate", "info", "list_models", "load_config", "summary", "train"]
+__all__ = [
+    "__version__",
+    "convert",
+    "create",
+    "evaluate",
+    "info",
+    "list_models",
+    "load",
+    "load_config",
+    "summary",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
-"""The `deepmodels` command: train, evaluate, list, info, doctor. Each is one Python call, given in its help."""
+"""The `deepmodels` command: train, evaluate, convert, list, info, doctor. Each is a Python call, named in its help."""
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,16 @@ def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     _show(options, metrics, lambda: [f"{name}  {value:.4f}" for name, value in metrics.items()])
 
 
+def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.convert(MODEL, SRC, DST, source=..., cast=..., num_classes=...)"""
+    from deepmodels import loading
+
+    size = {} if options.num_classes is None else {"num_classes": options.num_classes}
+    done = loading.convert(options.model, options.src, options.dst, source=options.source, cast=options.cast, **size)
+    text = f"{options.dst}: {done.tensors} tensors, {done.elements:,} numbers, sha256 {done.sha256}"
+    _show(options, done._asdict(), lambda: [text])
+
+
 def list_models(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """deepmodels.list_models(PATTERN)"""
     from rich.table import Table
@@ -90,6 +101,20 @@ def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     )
 
 
+def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """parity/ledger.py, which isn't part of the package, as it imports torch"""
+    import subprocess
+    from pathlib import Path
+
+    ledger = Path(__file__).parent.parent / "parity" / "ledger.py"
+    if not ledger.exists():
+        raise ConfigError(f"the ledger is measured in a clone of the repository: there is no {ledger}")
+    missing = [name for name in ("torch", "torchvision", "timm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing: pip install -e '.[parity]' in {ledger.parent.parent}")
+    sys.exit(subprocess.run([sys.executable, str(ledger), *options.names]).returncode)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepmodels", description="Train and inspect every landmark deep model.", allow_abbrev=False
@@ -116,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--step", type=int, help="the checkpoint's step; default: the best one kept, or the last")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
+    sub = command("convert", convert, "Write a model's weights in another format, after checking that they fit it.")
+    sub.add_argument("src", metavar="SRC", help="a file, a folder, or owner/name on the Hugging Face hub")
+    sub.add_argument(
+        "dst", metavar="DST", help=".safetensors with another library's names, .npz or a folder of orbax with our own"
+    )
+    sub.add_argument("--model", required=True, metavar="NAME", help="as `deepmodels list` prints it")
+    sub.add_argument("--source", default="torchvision", help="whose names a .safetensors gets (default: torchvision)")
+    sub.add_argument("--num-classes", type=int, help="where it isn't the model's own")
+    sub.add_argument("--cast", action="store_true", help="convert floats of another precision")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
     sub = command("list", list_models, "List the models.")
     sub.add_argument("pattern", nargs="?", default="*", help="as for file names: 'resnet*'")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -124,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name", help="as `deepmodels list` prints it")
     sub.add_argument("--depth", type=int, help="levels of submodules to show")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("parity", parity, "Compare models with independent implementations; writes PARITY.md.")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="models; all that have another implementation by default")
 
     sub = command("doctor", doctor, "Check this installation: versions, devices, what works and what is missing.")
     sub.add_argument("--json", action="store_true", help="print JSON")

@@ -7,6 +7,8 @@ from deepmodels.data.datasets import Dataset as Dataset
 from deepmodels.data.datasets import create as create
 from deepmodels.data.idx import read_idx as read_idx
 from deepmodels.data.images import ImageFolderSource as ImageFolderSource
+from deepmodels.data.images import decode_image as decode_image
+from deepmodels.data.images import preprocess as preprocess
 from deepmodels.data.pipeline import batches as batches
 from deepmodels.data.pipeline import evaluation_batches as evaluation_batches
 from deepmodels.data.sources import ArraySource as ArraySource

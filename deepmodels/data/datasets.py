@@ -13,6 +13,8 @@ import numpy as np
 from deepmodels.data.array_record import ArrayRecordSource
 from deepmodels.data.idx import read_idx
 from deepmodels.data.images import ImageFolderSource, find_classes
+from deepmodels.data.shapes import CLASSES as SHAPES
+from deepmodels.data.shapes import RECORDS, ShapesSource
 from deepmodels.data.sources import ArraySource, Source, split_validation
 from deepmodels.data.tfds import TfdsSource
 from deepmodels.errors import ConfigError, DataError, unknown
@@ -127,14 +129,20 @@ def load_fashion_mnist(split: str, *, path: str | Path | None = None) -> Source 
 
 
 def load_image_folder(
-    split: str, *, path: str | Path, image_size: int | None = None, resize_size: int | None = None, channels: int = 3
+    split: str,
+    *,
+    path: str | Path,
+    image_size: int | None = None,
+    resize_size: int | None = None,
+    channels: int = 3,
+    interpolation: str = "bilinear",
 ) -> Source | None:
     """Returns one split of a folder of image files: `path`/train/<class>/..., beside it test or val (or both).
 
     Args:
       split: "train", "validation" (the folder val) or "test" (the folder test, or val if there is no test).
       path: the folder that holds train, val and test.
-      image_size, resize_size, channels: see ImageFolderSource.
+      image_size, resize_size, channels, interpolation: see ImageFolderSource.
 
     Raises:
       DataError: the folders aren't there, or don't all have the same classes.
@@ -149,7 +157,9 @@ def load_image_folder(
     folder = next((path / name for name in candidates if (path / name).is_dir()), None)
     if folder is None:
         return None
-    source = ImageFolderSource(folder, image_size=image_size, resize_size=resize_size, channels=channels)
+    source = ImageFolderSource(
+        folder, image_size=image_size, resize_size=resize_size, channels=channels, interpolation=interpolation
+    )
     if differing := set(source.class_names) ^ set(find_classes(path / "train")):
         raise DataError(f"{folder} and {path / 'train'} must have the same classes; only in one: {sorted(differing)}")
     return source
@@ -183,18 +193,33 @@ def load_tfds(
     splits: Mapping[str, str] | None = None,
     image_size: int | None = None,
     resize_size: int | None = None,
+    interpolation: str = "bilinear",
 ) -> Source | None:
     """Returns one split of a data set that tensorflow-datasets has prepared; see TfdsSource.
 
     Args:
       split: "train", "validation" or "test".
-      dataset, data_dir, image_size, resize_size: see TfdsSource.
+      dataset, data_dir, image_size, resize_size, interpolation: see TfdsSource.
       splits: what tensorflow-datasets calls each split, {"test": "validation[:50%]"}; by default the same names.
     """
     name = split if splits is None else splits.get(split)
     if name is None:
         return None
-    return TfdsSource(dataset, name, data_dir=data_dir, image_size=image_size, resize_size=resize_size)
+    sizes = dict(image_size=image_size, resize_size=resize_size, interpolation=interpolation)
+    return TfdsSource(dataset, name, data_dir=data_dir, **sizes)
+
+
+def load_shapes(split: str, *, size: int = 64) -> Source | None:
+    """Returns one split of the drawn pictures for segmentation, 4,000 and 500 records; see ShapesSource.
+
+    Args:
+      split: "train" or "test".
+      size: height and width, in pixels.
+
+    Raises:
+      ConfigError: the size is too small.
+    """
+    return ShapesSource(split, size) if split in RECORDS else None
 
 
 DIGITS = tuple("0123456789")
@@ -204,6 +229,7 @@ DATASETS: dict[str, Dataset] = {
     "fashion_mnist_embedded": Dataset(load_fashion_mnist_embedded, 10, FASHION),
     "fashion_mnist": Dataset(load_fashion_mnist, 10, FASHION),
     "mnist": Dataset(load_mnist, 10, DIGITS),
+    "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
     "npz": Dataset(load_npz),
     "array_record": Dataset(load_array_record),

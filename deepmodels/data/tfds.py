@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepmodels.data.images import check_sizes, resize_and_crop
+from deepmodels.data.images import check_sizes, from_pixels, resize_and_crop
 from deepmodels.data.sources import Record
 from deepmodels.errors import ConfigError, DataError, nearest
 
@@ -20,6 +20,7 @@ class TfdsSource:
       data_dir: where data sets were prepared; by default ~/tensorflow_datasets.
       image_size: height and width to which each "image" is resized and cropped; None keeps each as it is.
       resize_size: length of the shorter side before the crop, by default `image_size`.
+      interpolation: how it is resized: nearest, bilinear, bicubic or lanczos.
 
     Raises:
       DataError: the data set isn't there, or not as ArrayRecord; the message says how to prepare it.
@@ -34,10 +35,12 @@ class TfdsSource:
         data_dir: str | Path | None = None,
         image_size: int | None = None,
         resize_size: int | None = None,
+        interpolation: str = "bilinear",
     ):
         import tensorflow_datasets as tfds
 
-        check_sizes(image_size, resize_size)
+        check_sizes(image_size, resize_size, interpolation=interpolation)
+        self.interpolation = interpolation
         self.dataset, self.split, self.image_size, self.resize_size = dataset, split, image_size, resize_size
         try:
             if Path(dataset).is_dir():
@@ -87,10 +90,7 @@ class TfdsSource:
             if value.dtype.kind in "biuf"
         }
         if self.image_size is not None:
-            from PIL import Image
-
-            pixels = record["image"]
-            image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            pixels = np.asarray(resize_and_crop(image, self.image_size, self.resize_size))
+            image = from_pixels(record["image"])
+            pixels = np.asarray(resize_and_crop(image, self.image_size, self.resize_size, self.interpolation))
             record["image"] = pixels.reshape(*pixels.shape[:2], -1)
         return record

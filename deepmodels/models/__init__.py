@@ -7,15 +7,43 @@ from flax import linen as nn
 
 from deepmodels import arguments
 from deepmodels.errors import unknown
-from deepmodels.models import lenet, mcculloch_pitts, mlp, perceptron, resnet
+from deepmodels.models import (
+    alexnet,
+    convnext,
+    deeplab,
+    densenet,
+    efficientnet,
+    fcn,
+    inception,
+    lenet,
+    mcculloch_pitts,
+    mlp,
+    mobilenet,
+    neocognitron,
+    perceptron,
+    resnet,
+    unet,
+    vgg,
+)
 from deepmodels.models.variant import Variant
 
 MODELS: dict[str, Variant] = {
     **mcculloch_pitts.VARIANTS,
     **perceptron.VARIANTS,
     **mlp.VARIANTS,
+    **neocognitron.VARIANTS,
     **lenet.VARIANTS,
+    **alexnet.VARIANTS,
+    **vgg.VARIANTS,
+    **inception.VARIANTS,
     **resnet.VARIANTS,
+    **densenet.VARIANTS,
+    **mobilenet.VARIANTS,
+    **efficientnet.VARIANTS,
+    **convnext.VARIANTS,
+    **fcn.VARIANTS,
+    **unet.VARIANTS,
+    **deeplab.VARIANTS,
 }
 
 

@@ -6,12 +6,15 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from deepmodels.preprocessing import Preprocessing
+
 
 class Variant(NamedTuple):
     """A named size of a model: its class, the arguments that make it, and what the paper says of it.
 
     `inputs` gives the shape and dtype of each positional argument of the call, without the batch axis.
     `parameters` is the published count, trained leaves only; a test compares it with the module to the unit.
+    `preprocessing` is what the weights that circulate under this name expect of an image; None where there are none.
     """
 
     cls: type[nn.Module]
@@ -20,6 +23,7 @@ class Variant(NamedTuple):
     parameters: int
     year: int
     paper: str
+    preprocessing: Preprocessing | None = None
 
     @property
     def family(self) -> str:

@@ -9,11 +9,14 @@ from functools import partial
 
 from deepmodels import arguments
 from deepmodels.errors import unknown
-from deepmodels.objectives.classification import classification, perceptron
+from deepmodels.objectives.classification import classification, classification_with_auxiliary, perceptron
+from deepmodels.objectives.segmentation import segmentation
 
 OBJECTIVES: dict[str, Callable] = {
     "classification": classification,
+    "classification_with_auxiliary": classification_with_auxiliary,
     "perceptron": perceptron,
+    "segmentation": segmentation,
 }
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from deepmodels.errors import ShapeError
+
 Batch = dict[str, jax.Array]
 
 
@@ -16,25 +18,76 @@ def _mean(values: jax.Array, batch: Batch) -> jax.Array:
 
 
 def classification(forward, batch: Batch, key: jax.Array | None, *, label_smoothing: float = 0.0):
-    """Softmax cross-entropy with integer labels.
+    """Softmax cross-entropy with labels that are classes, or distributions over them.
 
     Args:
       forward: `forward(images, key=key)` returns logits (B, K) and the model's new variables.
-      batch: "image" (B, H, W, C) floats, "label" (B,) integers in [0, K), optionally "mask" (B,) of 0 and 1.
+      batch: "image" (B, H, W, C) floats, "label" (B,) integers in [0, K) or (B, K) floats that add up to 1, as mixup
+        makes them, optionally "mask" (B,) of 0 and 1.
       key: randomness of the forward pass (dropout), or None.
       label_smoothing: share of the probability that goes to all classes alike. Szegedy et al. (2015), arXiv:1512.00567.
 
     Returns:
-      The loss in nats, and a pair of the metrics (loss, accuracy) and the new variables.
+      The loss in nats, and a pair of the metrics (loss, accuracy) and the new variables. Of a distribution, the
+      likeliest class is right.
+
+    Raises:
+      ShapeError: labels are neither.
     """
     logits, variables = forward(batch["image"], key=key)
-    logits = logits.astype(max(logits.dtype, jnp.float32, key=lambda t: jnp.finfo(t).bits))  # never bfloat16
-    targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
+    loss = _cross_entropy(logits, batch, label_smoothing)
+    return loss, ({"loss": loss, "accuracy": _accuracy(logits, batch)}, variables)
+
+
+def classification_with_auxiliary(
+    forward, batch: Batch, key: jax.Array | None, *, auxiliary_weight: float = 0.3, label_smoothing: float = 0.0
+):
+    """Softmax cross-entropy of a model that classifies from its middle too, while it trains.
+
+    Args:
+      forward: `forward(images, key=key)` returns what the model does and its new variables; a model in training returns
+        logits (B, K) and a tuple of auxiliary logits (B, K), otherwise logits alone.
+      batch: as for `classification`.
+      key: as for `classification`.
+      auxiliary_weight: of each auxiliary cross-entropy; 0.3 in Szegedy et al. (2014), arXiv:1409.4842, section 5, and
+        0.4 in the code of Inception v3.
+      label_smoothing: as for `classification`, in each of the terms.
+
+    Returns:
+      The loss in nats, and a pair of the metrics (loss, accuracy of the main logits) and the new variables.
+    """
+    outputs, variables = forward(batch["image"], key=key)
+    logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, ())
+    loss = _cross_entropy(logits, batch, label_smoothing)
+    loss += auxiliary_weight * sum(_cross_entropy(other, batch, label_smoothing) for other in auxiliary)
+    return loss, ({"loss": loss, "accuracy": _accuracy(logits, batch)}, variables)
+
+
+def _at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    return max(dtype, jnp.dtype(jnp.float32), key=lambda t: jnp.finfo(t).bits)
+
+
+def _cross_entropy(logits: jax.Array, batch: Batch, label_smoothing: float) -> jax.Array:
+    logits = logits.astype(_at_least_float32(logits.dtype))
+    label = batch["label"]
+    if jnp.issubdtype(label.dtype, jnp.integer) and label.shape == logits.shape[:1]:
+        targets = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+    elif jnp.issubdtype(label.dtype, jnp.floating) and label.shape == logits.shape:
+        targets = label.astype(logits.dtype)
+    else:
+        raise ShapeError(
+            f"label: expected integers of shape {logits.shape[:1]} or floats of shape {logits.shape}, as the logits, "
+            f"got {label.dtype} {label.shape}"
+        )
     targets = optax.smooth_labels(targets, label_smoothing)
-    loss = _mean(optax.softmax_cross_entropy(logits, targets), batch)
-    right = logits.argmax(-1).astype(batch["label"].dtype) == batch["label"]
-    accuracy = _mean(right.astype(logits.dtype), batch)
-    return loss, ({"loss": loss, "accuracy": accuracy}, variables)
+    return _mean(optax.softmax_cross_entropy(logits, targets), batch)
+
+
+def _accuracy(logits: jax.Array, batch: Batch) -> jax.Array:
+    label = batch["label"]
+    label = label if label.ndim == 1 else label.argmax(-1)
+    right = logits.argmax(-1).astype(label.dtype) == label
+    return _mean(right.astype(_at_least_float32(logits.dtype)), batch)
 
 
 def perceptron(forward, batch: Batch, key: jax.Array | None):

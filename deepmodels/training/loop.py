@@ -1,5 +1,6 @@
 """The training loop: one straight page from a config to a trained, saved and reported model."""
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
 from deepmodels.training.step import TrainState, make_train_step
 from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
+from deepmodels.trees import PyTree
 
 
 class TrainingError(DeepModelsError):
@@ -298,15 +300,9 @@ def _write(sinks, step: int, values: Mapping[str, float]) -> None:
 def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float]) -> Path:
     history = read_json_lines(workdir / "metrics.jsonl")
     params = averaged_params(state.params, state.opt_state)
-    labels, probabilities = predict(
-        experiment.make_prediction(x), params, state.variables, experiment.evaluation_batches(x, "test")
-    )
-    predictions, source = probabilities.argmax(-1), x.sources["test"]
-    wrong = np.flatnonzero(predictions != labels)
-    surest = wrong[np.argsort(-probabilities.max(-1)[wrong], kind="stable")][:64]
-    shown = np.unique(np.concatenate([np.arange(min(64, len(labels))), surest]))  # the report needs no more
-    images = np.stack([source[int(index)]["image"] for index in shown])
-    shape = images.shape[1:]
+    record = x.sources["test"][0]
+    answers = _segmented if np.ndim(record["label"]) == 2 else _classified
+    shape = jax.eval_shape(lambda image: x.prepare({"image": image}, None)["image"], record["image"][None]).shape[1:]
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == shape[-1]]
     rates = [line["examples_per_second"] for line in history if "examples_per_second" in line]
     table = summary(x.model, (1, *shape))
@@ -314,15 +310,8 @@ def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[st
         workdir,
         title=f"{x.config.model.name} on {x.config.data.name}",
         history=history,
-        confusion=confusion_matrix(labels, predictions, probabilities.shape[-1]),
-        class_names=x.class_names if len(x.class_names) == probabilities.shape[-1] else None,
+        **answers(x, params, state.variables),
         filters=np.asarray(kernels[0]) if kernels else None,
-        samples={
-            "images": images,
-            "labels": labels[shown],
-            "predictions": predictions[shown],
-            "probabilities": probabilities[shown],
-        },
         summary_text=str(table),
         config_text=configs.to_json(x.config),
         facts={
@@ -334,3 +323,37 @@ def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[st
             "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
         },
     )
+
+
+def _classified(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """What the report shows of a classifier's answers on the test split."""
+    batches = experiment.evaluation_batches(x, "test")
+    labels, probabilities = predict(experiment.make_prediction(x), params, variables, batches)
+    predictions, source = probabilities.argmax(-1), x.sources["test"]
+    wrong = np.flatnonzero(predictions != labels)
+    surest = wrong[np.argsort(-probabilities.max(-1)[wrong], kind="stable")][:64]
+    shown = np.unique(np.concatenate([np.arange(min(64, len(labels))), surest]))  # the report needs no more
+    return {
+        "confusion": confusion_matrix(labels, predictions, probabilities.shape[-1]),
+        "class_names": x.class_names if len(x.class_names) == probabilities.shape[-1] else None,
+        "samples": {
+            "images": np.stack([source[int(index)]["image"] for index in shown]),
+            "labels": labels[shown],
+            "predictions": predictions[shown],
+            "probabilities": probabilities[shown],
+        },
+    }
+
+
+def _segmented(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """What the report shows of answers that are a class for each pixel, on the first pictures of the test split."""
+    batches = itertools.islice(experiment.evaluation_batches(x, "test"), -(-12 // x.config.data.batch_size))
+    labels, probabilities = predict(experiment.make_prediction(x), params, variables, batches)
+    return {
+        "class_names": x.class_names if len(x.class_names) == probabilities.shape[-1] else None,
+        "samples": {
+            "images": np.stack([x.sources["test"][index]["image"] for index in range(len(labels))]),
+            "labels": labels,
+            "predictions": probabilities.argmax(-1),
+        },
+    }

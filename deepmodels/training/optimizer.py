@@ -16,6 +16,7 @@ import optax
 
 from deepmodels import arguments, trees
 from deepmodels.errors import ConfigError, unknown
+from deepmodels.training.freeze import freeze
 from deepmodels.trees import PyTree
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -247,8 +248,13 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
 
 
 def averaged_params(params: PyTree, opt_state: PyTree) -> PyTree:
-    """Returns the parameters to evaluate with: their moving average where the optimizer keeps one."""
-    return opt_state.params if isinstance(opt_state, EmaState) else params
+    """Returns the parameters to evaluate with: their moving average where the optimizer keeps one.
+
+    Of frozen parameters it keeps none; they are their own.
+    """
+    if not isinstance(opt_state, EmaState):
+        return params
+    return jax.tree.map(lambda p, mean: p if isinstance(mean, optax.MaskedNode) else mean, params, opt_state.params)
 
 
 def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
@@ -260,7 +266,8 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
         `schedule`: a section of its own, `name` (a key of SCHEDULES, or "plateau") and arguments; constant by default;
         `weight_decay`: for the leaves whose path matches `decay_pattern` (".*kernel" by default);
         `clip_norm`: the largest global norm of a gradient. Pascanu et al. (2012), arXiv:1211.5063;
-        `ema`: decay of a moving average of the parameters.
+        `ema`: decay of a moving average of the parameters;
+        `freeze`: pattern of the leaves that don't train, such as "stage[0-2].*", see `freeze.freeze`.
       steps: length of the schedule, where the schedule's section doesn't say.
 
     Raises:
@@ -269,7 +276,7 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     name, options = arguments.split(section)
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    around = ("schedule", "weight_decay", "decay_pattern", "clip_norm", "ema")
+    around = ("schedule", "weight_decay", "decay_pattern", "clip_norm", "ema", "freeze")
     inside = {key: value for key, value in options.items() if key not in around}
     if "learning_rate" not in inside:
         raise ConfigError(f"optimizer {name!r} needs the argument 'learning_rate'")
@@ -293,6 +300,8 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     optimizer = optax.GradientTransformationExtraArgs(*map(_standard_promotion, optimizer))
     if options.get("ema"):
         optimizer = with_ema(optimizer, options["ema"])
+    if options.get("freeze"):
+        optimizer = freeze(optimizer, options["freeze"])
     return optimizer, schedule
 
 

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANELS = {"loss": "Loss", "accuracy": "Accuracy", "learning_rate": "Learning rate"}  # metric: title, in this order
+_PANELS = {  # metric: title, in this order
+    "loss": "Loss",
+    "accuracy": "Accuracy",
+    "mean_iou": "Mean IoU",
+    "learning_rate": "Learning rate",
+}
 _COLORS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _RIGHT, _WRONG = "#15803d", "#dc2626"
 _SHOWN = 24  # samples, and mistakes, at most
+_SEGMENTED = 12  # samples at most that show a class for each pixel
 _MAX_NAMED = 40  # classes; the confusion matrix of more has no room for their names
 _MAX_COUNTED = 15  # classes; nor, of more, for the counts
 
@@ -39,12 +45,14 @@ def write_report(
     """Writes report.html, which needs no other file, and the PNGs it shows into report/; returns the page's path.
 
     Every part is left out if its argument is None or empty.
-    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy" or "learning_rate"
-      for training and with a prefix for anything else ("validation/loss"); None where a value wasn't finite
+    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy", "mean_iou" or
+      "learning_rate" for training and with a prefix for anything else ("validation/loss"); None where a value wasn't
+      finite
     - confusion: counts of shape (classes, classes), rows the true class; `class_names` has one name per class
     - filters: the first layer's kernel, of shape (height, width, channels in, channels out)
     - samples: "images" uint8 (N, height, width, 1 or 3), "labels" and "predictions" integers (N,), "probabilities"
-      float (N, classes)
+      float (N, classes); or, of each pixel, "labels" and "predictions" integers (N, height, width), the predictions
+      perhaps smaller, for the middle
     - summary_text, config_text: shown as they are
     - facts: what the table at the top says, in its order; text, or numbers (a whole number gets its thousands)
 
@@ -64,7 +72,9 @@ def write_report(
         figures["curves"] = "Training curves", draw_curves(history)
     if confusion is not None:
         figures["confusion"] = "Confusion matrix", draw_confusion(confusion, class_names)
-    if samples is not None and len(samples["images"]):
+    if samples is not None and samples["labels"].ndim == 3:
+        figures["samples"] = "Sample predictions", draw_segmentation(samples, class_names)
+    elif samples is not None and len(samples["images"]):
         wrong = np.flatnonzero(samples["predictions"] != samples["labels"])
         if len(wrong):
             surest = wrong[np.argsort(-_confidence(samples)[wrong], kind="stable")]
@@ -215,12 +225,58 @@ def draw_samples(
     return figure
 
 
+def draw_segmentation(samples: Mapping[str, np.ndarray], class_names: Sequence[str] | None = None) -> "Figure":
+    """Returns a figure of the first twelve samples, each as image, true classes and predicted classes side by side.
+
+    `samples` is as in `write_report`, of each pixel. What has another number than a class's, as pixels have that count
+    for nothing, stays white.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    count = min(_SEGMENTED, len(samples["images"]))
+    classes = len(class_names) if class_names else 1 + max(samples[name].max() for name in ("labels", "predictions"))
+    names = [str(name) for name in class_names or range(classes)]
+    colors = [_GRID, *(_COLORS[i % len(_COLORS)] for i in range(classes - 1))]  # beyond six classes colours come again
+    rows, side, gap, foot = -(-count // 2), 1.3, 0.12, 0.55  # inches
+    width, height = 6 * side + 9 * gap, rows * (side + gap) + foot
+    figure = _figure(width, height)
+    for number in range(count):
+        image, label = samples["images"][number], samples["labels"][number]
+        prediction = samples["predictions"][number]
+        whole = np.full(label.shape, -1)
+        top, left = (np.array(label.shape) - prediction.shape) // 2
+        whole[top : top + prediction.shape[0], left : left + prediction.shape[1]] = prediction
+        bottom = foot + (rows - 1 - number // 2) * (side + gap)
+        for i, (title, pixels) in enumerate({"image": image, "truth": label, "prediction": whole}.items()):
+            start = gap + number % 2 * (3 * side + 4 * gap) + i * (side + gap)
+            axes = _picture(figure, start / width, bottom / height, side / width, side / height)
+            if title == "image":
+                axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
+            else:
+                shown = np.ma.masked_outside(pixels, 0, classes - 1)
+                axes.imshow(shown, cmap=ListedColormap(colors), vmin=-0.5, vmax=classes - 0.5, interpolation="nearest")
+            if number // 2 == rows - 1:
+                axes.set_xlabel(title, fontsize=8, color=_MUTED, labelpad=3)
+    keys = [Patch(color=color, label=name) for color, name in zip(colors, names, strict=True)]
+    figure.legend(handles=keys[:20], loc="lower center", ncols=min(6, classes), frameon=False, fontsize=8)
+    return figure
+
+
 def _check_samples(samples: Mapping[str, np.ndarray]) -> None:
     images = samples["images"]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise ShapeError(
             f"samples['images']: expected uint8 of shape (N, height, width, 1 or 3), got {images.dtype} {images.shape}"
         )
+    if samples["labels"].ndim == 3:
+        for name in ("labels", "predictions"):
+            if samples[name].ndim != 3 or len(samples[name]) != len(images):
+                raise ShapeError(
+                    f"samples[{name!r}]: expected shape (N, height, width) with N = {len(images)}, as there are labels "
+                    f"for each pixel, got {samples[name].shape}"
+                )
+        return
     for name, ndim in (("labels", 1), ("predictions", 1), ("probabilities", 2)):
         if samples[name].ndim != ndim or len(samples[name]) != len(images):
             axes = "(N,)" if ndim == 1 else "(N, classes)"

@@ -26,7 +26,10 @@ def multiply_adds(model, *shape):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("resnet18", 1_814_073_344), ("resnet34", 3_663_761_408), ("resnet50", 4_089_184_256)],
+    [
+        *(("resnet18", 1_814_073_344), ("resnet34", 3_663_761_408), ("resnet50", 4_089_184_256)),
+        *(("resnext50_32x4d", 4_230_479_872), ("wide_resnet50_2", 11_398_021_120)),
+    ],
 )
 def test_multiply_adds_are_torchvisions(name, expected):
     assert multiply_adds(create(name), 1, 224, 224, 3) == expected
@@ -41,6 +44,25 @@ def test_version_one_strides_a_convolution_earlier():
 def test_an_unknown_version_is_an_error():
     with pytest.raises(ConfigError, match=r"unknown version 'v1.6': did you mean 'v1.5'"):
         shapes(create("resnet50", version="v1.6"), 1, 64, 64, 3)
+
+
+def test_an_output_stride_dilates_instead_of_striding():
+    model = create("resnet50", output_stride=8)
+    assert model.strides == {"stem": 2, "stage0": 4, "stage1": 8, "stage2": 8, "stage3": 8}
+    variables = shapes(model, 1, 64, 64, 3)
+    assert variables == shapes(create("resnet50"), 1, 64, 64, 3)
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images(1, 64, 64, 3))
+    assert {name: 64 // x.shape[1] for name, x in maps.items()} == model.strides
+    text = str(jax.make_jaxpr(model.apply)(variables, images(1, 64, 64, 3)))
+    # torchvision's: the first block of a stage dilates as the stage before it, 3 + 4 blocks don't dilate
+    assert [text.count(f"rhs_dilation=({d}, {d})") for d in (2, 4)] == [6, 2]
+
+
+def test_blocks_that_cannot_be_are_errors():
+    with pytest.raises(ConfigError, match="output_stride: expected 8, 16 or 32, got 4"):
+        shapes(create("resnet50", output_stride=4), 1, 64, 64, 3)
+    with pytest.raises(ConfigError, match="groups, width_per_group: BasicBlock has 1 and 64 only"):
+        shapes(create("resnet18", groups=32), 1, 64, 64, 3)
 
 
 def test_leaves_of_a_stage_are_stacked_and_named():

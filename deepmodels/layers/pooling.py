@@ -1,0 +1,86 @@
+"""Pooling as torch and Caffe know it: windows that overhang the border, averages to a fixed size."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array, lax
+
+from deepmodels.errors import ShapeError
+
+
+def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array:
+    """Takes the maximum over square windows, without padding.
+
+    Args:
+      x: (B, H, W, C) floats.
+      window: height and width of a window.
+      stride: pixels from window to window, at most `window`.
+      ceil: whether a last window that overhangs the bottom or the right counts, over what it covers. Caffe's way, and
+        torch's `ceil_mode=True`; it agrees with "SAME" for some sizes only.
+
+    Returns:
+      (B, H', W', C), H' = (H - window) / stride + 1 rounded down, or up with `ceil`.
+
+    Raises:
+      ShapeError: not even one window fits.
+    """
+    _check_fits(x, window - (stride - 1 if ceil else 0))
+    overhang = [(0, -(size - window) % stride if ceil else 0) for size in x.shape[1:3]]
+    return nn.max_pool(x, (window, window), (stride, stride), padding=overhang)
+
+
+def avg_pool(x: Array, window: int, stride: int, *, padding: int = 0) -> Array:
+    """Averages over square windows; zeros beyond the border count as values, as in torch.
+
+    `nn.avg_pool` mixes dtypes, which strict promotion refuses. A bfloat16 input is summed in float32.
+
+    Args:
+      x: (B, H, W, C) floats.
+      window: height and width of a window.
+      stride: pixels from window to window.
+      padding: zeros on every side.
+
+    Returns:
+      (B, H', W', C), H' = (H + 2 padding - window) / stride + 1 rounded down.
+
+    Raises:
+      ShapeError: not even one window fits.
+    """
+    _check_fits(x, window - 2 * padding)
+    dtype = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    sums = lax.reduce_window(
+        x.astype(dtype), np.zeros((), dtype), lax.add, (1, window, window, 1), (1, stride, stride, 1), pads
+    )
+    return (sums / window**2).astype(x.dtype)
+
+
+def adaptive_avg_pool(x: Array, size: int) -> Array:
+    """Averages over windows that are chosen so that size x size of them cover the map, as in torch.
+
+    Window i of an axis of n pixels runs from i n / size, rounded down, to (i + 1) n / size, rounded up; windows overlap
+    where `size` doesn't divide n, and repeat pixels where n is smaller. A map of the wanted size comes back as it is.
+
+    Args:
+      x: (B, H, W, C) floats.
+      size: height and width of the result.
+
+    Returns:
+      (B, size, size, C).
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n != size:
+            windows = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+            means = [lax.slice_in_dim(x, start, end, axis=axis).mean(axis) for start, end in windows]
+            x = jnp.stack(means, axis)
+    return x
+
+
+def _check_fits(x: Array, size: int) -> None:
+    height, width = x.shape[1:3]
+    if min(height, width) < size:
+        raise ShapeError(
+            f"images: too small for this model, expected larger ones: "
+            f"a map of {size}x{size} or more is to be pooled, got {height}x{width}"
+        )

@@ -1,0 +1,323 @@
+"""Weights of other libraries as our variables and back: one table of rows, read in both directions.
+
+A row says how another library's name maps to a leaf of ours:
+
+    Rule("layer{stage+1}.{block}.conv{n}.weight", "params/stage{stage}_block{block}/conv{n}/kernel", CONV)
+
+`{n}` stands for a decimal number, `{stage+1}` for one that is larger by 1 than `stage`; the same fields stand on both
+sides. A target begins with its collection. Layers that are stacked by a scan have the index in brackets at the end:
+"params/stage0_blocks/conv1/kernel[{block}]". A row without a target names keys that carry nothing; there, `{*}` stands
+for any text. The first row that fits a key and leads to a leaf of the model counts.
+
+Both directions are strict: whatever isn't mapped, filled, or of the right shape and dtype is listed in one error.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from deepmodels import trees
+from deepmodels.errors import WeightsError, nearest
+from deepmodels.trees import PyTree
+
+_SHOWN = 5  # entries of each kind in an error
+_DIGITS = 9  # of a layer's number; a longer one isn't one
+
+
+class Transform(NamedTuple):
+    """What is done to an array on its way to us, and what undoes it on its way back."""
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    inverse: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Transform(lambda w: w, lambda w: w)
+# (out, in, *window) and (*window, in, out), with any number of axes of the window, grouped or not. What torch keeps as
+# (in, out, *window) for a transposed convolution becomes the kernel of `nn.ConvTranspose(transpose_kernel=True)`
+CONV = Transform(lambda w: np.moveaxis(w, (0, 1), (-1, -2)), lambda w: np.moveaxis(w, (-1, -2), (0, 1)))
+DENSE = Transform(lambda w: w.transpose(1, 0), lambda w: w.transpose(1, 0))  # (out, in) and (in, out)
+
+
+def flatten_dense(channels: int, height: int, width: int) -> Transform:
+    """Returns the transform of a dense kernel that follows a flattening of feature maps.
+
+    (out, channels * height * width) from a library that flattens NCHW becomes (height * width * channels, out) for
+    ours, which flatten NHWC.
+    """
+
+    def forward(w: np.ndarray) -> np.ndarray:
+        return w.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
+
+    def inverse(w: np.ndarray) -> np.ndarray:
+        return w.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+
+    return Transform(forward, inverse)
+
+
+class Rule(NamedTuple):
+    """A row of a table: a template of the source's keys, one of our leaves (None: they carry nothing), a transform."""
+
+    source: str
+    target: str | None
+    transform: Transform = SAME
+
+
+Rules = tuple[Rule, ...]
+
+
+def conv(source: str, target: str, kernel: Transform = CONV) -> Rules:
+    """Returns the rows of a convolution of torch: "weight" and "bias". `target` is a path inside "params"."""
+    return Rule(f"{source}.weight", f"params/{target}/kernel", kernel), Rule(f"{source}.bias", f"params/{target}/bias")
+
+
+def dense(source: str, target: str, kernel: Transform = DENSE) -> Rules:
+    """Returns the rows of a dense layer of torch: "weight" and "bias". `target` is a path inside "params"."""
+    return conv(source, target, kernel)
+
+
+def layer_norm(source: str, target: str) -> Rules:
+    """Returns the rows of a normalisation of torch without statistics. `target` is a path inside "params"."""
+    return Rule(f"{source}.weight", f"params/{target}/scale"), Rule(f"{source}.bias", f"params/{target}/bias")
+
+
+def batch_norm(source: str, target: str) -> Rules:
+    """Returns the rows of a batch normalisation of torch, statistics included. `target` is a path inside a collection.
+
+    The running variance is taken as it is: torch's is the average of unbiased variances, ours of biased ones, but
+    evaluation uses what is stored in the same way.
+    """
+    return (
+        *layer_norm(source, target),
+        Rule(f"{source}.running_mean", f"batch_stats/{target}/mean"),
+        Rule(f"{source}.running_var", f"batch_stats/{target}/var"),
+        Rule(f"{source}.num_batches_tracked", None),
+    )
+
+
+def to_ours(
+    source: Mapping[str, np.ndarray],
+    rules: Iterable[Rule],
+    variables: PyTree,
+    *,
+    cast: bool = False,
+    fresh: str | None = None,
+) -> PyTree:
+    """Returns the variables of a model from the arrays of another library.
+
+    Args:
+      source: arrays by the other library's names.
+      rules: the table of this model and library.
+      variables: the model's variables, or their shapes and dtypes, as `jax.eval_shape(model.init, ...)` gives them.
+      cast: whether a float of another precision may be converted to the model's; otherwise it is an error.
+      fresh: a regular expression of leaves, without their collection, that aren't taken from the source: "head/.*" for
+        a head with other classes. They come back as they are in `variables`.
+
+    Returns:
+      numpy arrays in the form of `variables`.
+
+    Raises:
+      WeightsError: a key isn't known, a leaf isn't filled or is filled twice, or a shape or dtype differs.
+    """
+    rules = tuple(rules)
+    slots = {name: slot for name, slot in _slots(variables, rules).items() if not is_fresh(slot.leaf, fresh)}
+    found: dict[str, np.ndarray] = {}
+    filled_by: dict[str, str] = {}
+    unknown, wrong = {}, []
+    for key, array in source.items():
+        rows = list(_matches(key, rules))
+        row = next((row for row in rows if row[0] is None or row[0] in slots or is_fresh(row[0], fresh)), None)
+        if row is None:
+            unknown[key] = rows[0][0] if rows else None
+            continue
+        name, transform = row
+        if name not in slots:
+            continue
+        if name in filled_by:
+            wrong.append(f"{key} and {filled_by[name]} both fill {name}")
+            continue
+        filled_by[name] = key
+        try:
+            found[name] = _fit(array, transform, slots[name], cast)
+        except ValueError as error:
+            wrong.append(f"{key} {error}")
+    missing = [name for name in slots if name not in filled_by]
+    _raise_any(
+        "the weights don't fit the model",
+        {
+            "not in the model": [
+                _explain(key, leaf, [slots[name].key for name in missing]) for key, leaf in unknown.items()
+            ],
+            "missing": [f"{slots[name].key or 'a row of the table'} for {name}" for name in missing],
+            "wrong": wrong,
+        },
+    )
+
+    def gather(name: str, leaf: Any) -> Any:
+        if name in found:
+            return found[name]
+        return leaf if is_fresh(name, fresh) else np.stack([found[f"{name}[{i}]"] for i in range(leaf.shape[0])])
+
+    return trees.map_named(gather, variables)
+
+
+def from_ours(variables: PyTree, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
+    """Returns a model's variables as the arrays of another library, by its names; the inverse of `to_ours`.
+
+    Raises:
+      WeightsError: a leaf isn't in the table, or two leaves have the same name there.
+    """
+    leaves = trees.flatten(variables)
+    arrays: dict[str, np.ndarray] = {}
+    unknown, wrong = [], []
+    for name, slot in _slots(variables, tuple(rules)).items():
+        if slot.key is None:
+            unknown.append(name)
+        elif slot.key in arrays:
+            wrong.append(f"{name} is not the only leaf that is named {slot.key}")
+        else:
+            leaf = leaves[slot.leaf] if slot.index is None else leaves[slot.leaf][slot.index]
+            arrays[slot.key] = np.asarray(slot.transform.inverse(np.asarray(leaf)), order="C")
+    _raise_any("the variables don't fit the table", {"not in the table": unknown, "wrong": wrong})
+    return arrays
+
+
+def same_names(variables: PyTree) -> Rules:
+    """Returns the table of arrays that are named as our leaves are: "params/conv1/kernel"."""
+    return tuple(Rule(name, name) for name in trees.flatten(variables))
+
+
+def is_fresh(name: str, pattern: str | None) -> bool:
+    """Returns whether a leaf, or a layer of a stacked one, is among those that a regular expression leaves out.
+
+    Args:
+      name: with its collection, "params/head/kernel".
+      pattern: of names without their collection, "head/.*"; None fits none.
+    """
+    return pattern is not None and re.fullmatch(pattern, name.partition("/")[2].partition("[")[0]) is not None
+
+
+def count_known(keys: Iterable[str], rules: Rules) -> int:
+    """Returns how many of another library's names a table knows."""
+    return sum(any(True for _ in _matches(key, rules)) for key in keys)
+
+
+class _Slot(NamedTuple):
+    """A leaf, or one layer of a stacked leaf: what it needs and where the other library has it."""
+
+    leaf: str
+    index: int | None
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    key: str | None
+    transform: Transform
+
+
+def _slots(variables: PyTree, rules: Rules) -> dict[str, _Slot]:
+    slots = {}
+    for name, leaf in trees.flatten(variables).items():
+        key, transform = _origin(name, rules)
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+        if key is None and shape and _origin(f"{name}[0]", rules)[0] is not None:
+            for i in range(shape[0]):
+                slots[f"{name}[{i}]"] = _Slot(name, i, shape[1:], dtype, *_origin(f"{name}[{i}]", rules))
+        else:
+            slots[name] = _Slot(name, None, shape, dtype, key, transform)
+    return slots
+
+
+def _origin(name: str, rules: Rules) -> tuple[str | None, Transform]:
+    """The other library's name of a leaf of ours, by the first row that has one."""
+    for rule in rules:
+        fields = None if rule.target is None else _match(rule.target, name)
+        key = None if fields is None else _write(rule.source, fields)
+        if key is not None:
+            return key, rule.transform
+    return None, SAME
+
+
+def _matches(key: str, rules: Rules) -> Iterable[tuple[str | None, Transform]]:
+    """What each row that fits a key leads to."""
+    for rule in rules:
+        fields = _match(rule.source, key)
+        if fields is not None:
+            target = None if rule.target is None else _write(rule.target, fields)
+            if rule.target is None or target is not None:
+                yield target, rule.transform
+
+
+def _fit(array: np.ndarray, transform: Transform, slot: _Slot, cast: bool) -> np.ndarray:
+    is_text = f"is {array.dtype}{list(array.shape)}"
+    wants = f"{slot.leaf} needs {slot.dtype}{list(slot.shape)}"
+    try:
+        fitted = transform.forward(array)
+    except ValueError:
+        raise ValueError(f"{is_text}, which can't become what {wants}") from None
+    if fitted.shape != slot.shape:
+        raise ValueError(f"{is_text}, which becomes {list(fitted.shape)}, but {wants}")
+    if fitted.dtype != slot.dtype:
+        floats = jnp.issubdtype(fitted.dtype, np.floating) and jnp.issubdtype(slot.dtype, np.floating)
+        if not floats or not cast:
+            raise ValueError(f"{is_text}, but {wants}" + ("; cast=True converts it" if floats else ""))
+        fitted = fitted.astype(slot.dtype)
+    return np.array(fitted, order="C")  # a copy: the source may be a view of a file, or the caller's own
+
+
+_FIELD = re.compile(r"\{(\*|\w+)([+-]\d+)?\}")
+
+
+@lru_cache(maxsize=4096)
+def _template(template: str) -> tuple[re.Pattern, tuple[tuple[str, int], ...]]:
+    """A template as a regular expression, and the name and offset of each of its groups."""
+    fields, pattern, end = [], "", 0
+    for found in _FIELD.finditer(template):
+        pattern += re.escape(template[end : found.start()])
+        pattern += "(.*)" if found[1] == "*" else "(0|[1-9][0-9]*)"
+        fields.append((found[1], int(found[2] or 0)))
+        end = found.end()
+    return re.compile(pattern + re.escape(template[end:]), re.DOTALL), tuple(fields)
+
+
+def _match(template: str, text: str) -> dict[str, int] | None:
+    """The fields of a template in a text that it fits; None if it doesn't."""
+    pattern, fields = _template(template)
+    found = pattern.fullmatch(text)
+    if found is None:
+        return None
+    values: dict[str, int] = {}
+    for (name, offset), digits in zip(fields, found.groups(), strict=True):
+        if name == "*":
+            continue
+        value = int(digits[:_DIGITS]) - offset
+        if value < 0 or len(digits) > _DIGITS or values.setdefault(name, value) != value:
+            return None
+    return values
+
+
+def _write(template: str, fields: Mapping[str, int]) -> str | None:
+    """A template with its fields filled in; None if a number would be negative."""
+    numbers = [fields[name] + offset for name, offset in _template(template)[1]]
+    if any(number < 0 for number in numbers):
+        return None
+    remaining = iter(numbers)
+    return _FIELD.sub(lambda _: str(next(remaining)), template)
+
+
+def _explain(key: str, leaf: str | None, missing: Iterable[str | None]) -> str:
+    if leaf is not None:
+        return f"{key} (it would be {leaf})"
+    hint = nearest(key, [other for other in missing if other is not None])
+    return f"{key} ({hint})" if hint.startswith("did") else key
+
+
+def _raise_any(summary: str, problems: Mapping[str, list[str]]) -> None:
+    lines = []
+    for kind, entries in problems.items():
+        if entries:
+            more = [f"and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
+            lines.append(f"{len(entries)} {kind}: {'; '.join(entries[:_SHOWN] + more)}")
+    if lines:
+        raise WeightsError(f"{summary}.\n  " + "\n  ".join(lines))

@@ -1,0 +1,191 @@
+"""The parity ledger: every model that another library has too, with the same random weights in both, full size.
+
+    deepmodels parity            # all of them
+    deepmodels parity resnet50 vgg16
+
+For each model the other library's one is built and given random weights and statistics, saved in its own format, read
+through our reader and our table of names, and the two are compared: parameters; logits in float32, as they are used; and
+in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with batch
+statistics, logits and running statistics in training mode. PARITY.md and parity.csv beside this folder hold the rows; a
+row is replaced when its model is measured again.
+"""
+
+import csv
+import datetime
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+
+from deepmodels import models, trees, weights
+from deepmodels.errors import DeepModelsError, unknown
+from deepmodels.weights import files
+from deepmodels.weights.convert import Rules, to_ours
+
+ROOT = Path(__file__).parent.parent
+COLUMNS = (
+    "model", "source", "version", "parameters", "theirs", "input", "logits max abs", "logits max rel",
+    "gradient max rel", "training logits max rel", "statistics max rel", "date", "jax", "command",
+)  # fmt: skip
+SOURCES = ("torchvision", "timm")
+WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
+WITHOUT_DOWNLOAD = {"weights_backbone": None}
+ARGUMENTS = {
+    "googlenet": WITHOUT_HEADS,
+    "inception_v3": WITHOUT_HEADS,
+    "fcn_resnet50": WITHOUT_DOWNLOAD,
+    "fcn_resnet101": WITHOUT_DOWNLOAD,
+    "deeplabv3_resnet50": WITHOUT_DOWNLOAD,
+    "deeplabv3_resnet101": WITHOUT_DOWNLOAD,
+}  # torchvision's
+SMALL = 96  # pixels of the images in float64
+RATES = ("dropout_rate", "stochastic_depth_rate", "drop_connect_rate")
+
+
+def subjects() -> list[tuple[str, str]]:
+    """Returns (model, source) for each model that a source builds under the same name and that has a table for it."""
+    found = []
+    for name, variant in models.MODELS.items():
+        for source in SOURCES:
+            rows = weights.TABLES[source]
+            if (name in rows or variant.family in rows) and oracles.knows(source, name):
+                found.append((name, source))
+    return found
+
+
+def compare(name: str, source: str) -> dict[str, Any]:
+    """Returns the row of one model against one source."""
+    variant = models.MODELS[name]
+    theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
+    size = variant.inputs["images"].shape[0]
+    oracles.settle(theirs, pixels(4, min(size, 224)))
+    model = models.create(name)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    rules = weights.table(source, name, variant.family)
+    variables = to_ours(saved_and_read(theirs), rules, abstract)
+
+    row = {
+        "model": name,
+        "source": source,
+        "version": metadata.version(source),
+        "parameters": trees.count(variables["params"]),
+        "theirs": sum(p.numel() for p in theirs.parameters()),
+        "input": f"{size}x{size}x3",
+        "date": datetime.date.today().isoformat(),
+        "jax": jax.__version__,
+        "command": f"deepmodels parity {name}",
+    }
+    images = pixels(1, size)
+    logits, expected = jax.jit(model.apply)(variables, images), logits_of(oracles.evaluate(theirs, images))
+    row["logits max abs"] = f"{np.abs(logits - expected).max():.1e}"
+    row["logits max rel"] = relative(logits, expected)
+    with jax.enable_x64(True):
+        row |= compare_float64(name, theirs.double(), rules, pixels(2, min(size, SMALL)).astype(np.float64))
+    return row
+
+
+def compare_float64(name: str, theirs, rules: Rules, images: np.ndarray) -> dict[str, str]:
+    """Returns the errors of the gradient of the images and, where there are batch statistics, of a training step."""
+    still = {rate: 0.0 for rate in RATES if rate in models.MODELS[name].cls.__dataclass_fields__}
+    model = models.create(name, **still)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images.shape, jnp.float32))
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), abstract)
+    variables = to_ours(oracles.state_dict(theirs), rules, abstract)
+    output = logits_of(oracles.evaluate(theirs, images))
+    cotangent = np.random.default_rng(1).normal(size=output.shape)
+    gradient = jax.jit(lambda x: jax.vjp(lambda x: model.apply(variables, x), x)[1](cotangent)[0])(images)
+    errors = {"gradient max rel": relative(gradient, oracles.input_gradient(theirs, images, cotangent))}
+    if "batch_stats" in variables:
+        expected = logits_of(oracles.train(theirs, images))
+        ours, updated = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))(images)
+        statistics = to_ours(oracles.state_dict(theirs), rules, abstract)["batch_stats"]
+        errors["training logits max rel"] = relative(ours, expected)
+        pairs = zip(jax.tree.leaves(updated["batch_stats"]), jax.tree.leaves(statistics), strict=True)
+        errors["statistics max rel"] = max((relative(a, b) for a, b in pairs), key=float)
+    return errors
+
+
+def saved_and_read(module) -> dict[str, np.ndarray]:
+    """Returns the arrays of a module, by way of a file in torch's own format and our reader."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pth"
+        torch.save(module.state_dict(), path)
+        return files.read(path)
+
+
+def logits_of(output: Any) -> np.ndarray:
+    """Returns the main output of a model that has others beside it."""
+    if isinstance(output, dict):
+        return output["out"] if "out" in output else output["logits"]
+    return output
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Returns the largest difference as a share of the largest value."""
+    return f"{np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max():.1e}"
+
+
+def pixels(batch: int, size: int) -> np.ndarray:
+    """Returns random images (B, size, size, 3)."""
+    return np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Writes the rows into parity.csv and PARITY.md, in place of older ones of the same model and source."""
+    path = ROOT / "parity.csv"
+    table = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            table = {(row["model"], row["source"]): row for row in csv.DictReader(file)}
+    table |= {(row["model"], row["source"]): row for row in rows}
+    order = {name: number for number, name in enumerate(models.MODELS)}
+    kept = sorted(
+        (row for row in table.values() if row["model"] in order), key=lambda r: (order[r["model"]], r["source"])
+    )
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+    shown = [column for column in COLUMNS if column not in ("command", "version")]
+    lines = [
+        "# Parity ledger",
+        "",
+        "Made by `deepmodels parity`: each model beside an independent implementation of it, with the same random weights",
+        "in both, in float32 on a CPU. Errors are the largest difference, absolute or as a share of the largest value.",
+        "",
+        f"| {' | '.join(shown)} |",
+        "|" + " --- |" * len(shown),
+    ]
+    for row in kept:
+        source = f"{row['source']} {row['version']}"
+        cells = [source if column == "source" else str(row.get(column) or "") for column in shown]
+        lines.append(f"| {' | '.join(cells)} |")
+    (ROOT / "PARITY.md").write_text("\n".join(lines) + "\n")
+
+
+def main(names: list[str]) -> None:
+    """Measures the models of these names, or all, and writes the ledger after each."""
+    known = subjects()
+    for name in names:
+        if name not in {subject for subject, _ in known}:
+            raise unknown("model with a ledger row", name, {subject for subject, _ in known})
+    for name, source in known:
+        if not names or name in names:
+            row = compare(name, source)
+            write([row])
+            print(f"{name} ({source}): logits {row['logits max abs']}, parameters {row['parameters']:,}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DeepModelsError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,195 @@
+"""Independent implementations to compare with: models of torchvision and timm with random weights and statistics.
+
+    model = oracles.torchvision("resnet18", num_classes=5)
+    expected = oracles.evaluate(model, images)
+
+Importing this file needs nothing; a test that calls it is skipped where torch or the library isn't installed. Images
+are numpy (B, H, W, C) here as everywhere; what torch keeps as (B, C, H, W) stays inside.
+"""
+
+import importlib.util
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def torchvision(name: str, *, seed: int = 0, library: ModuleType | None = None, **arguments: Any):
+    """Returns a model of torchvision, or of another module of the same form, randomised."""
+    torch = import_torch()
+    library = library or _module(name)
+    torch.manual_seed(seed)
+    return randomise(getattr(library, name)(weights=None, **arguments), seed)
+
+
+def timm(name: str, *, seed: int = 0, **arguments: Any):
+    """Returns a model of timm, randomised."""
+    torch = import_torch()
+    torch.manual_seed(seed)
+    return randomise(_timm().create_model(name, pretrained=False, **arguments), seed)
+
+
+@cache
+def import_torch() -> ModuleType:
+    """Returns torch with one thread, as tests share a machine with others and with XLA's threads; or skips the test."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    return torch
+
+
+def knows(source: str, name: str) -> bool:
+    """Returns whether a source, "torchvision" or "timm", has a model of that name."""
+    return _module(name) is not None if source == "torchvision" else _timm().is_model(name)
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module of torchvision that has a model: classifiers are in one, segmentation in another."""
+    models = import_torchvision().models
+    modules = (models, models.segmentation)
+    return next((module for module in modules if name in models.list_models(module=module)), None)
+
+
+def _timm() -> ModuleType:
+    import_torchvision()  # which timm imports
+    return pytest.importorskip("timm")
+
+
+@cache
+def import_torchvision() -> ModuleType:
+    """Returns torchvision, also where its compiled operators don't fit the installed torch; or skips the test.
+
+    On a machine without a GPU there is only a build of torchvision whose operators need CUDA. Its models use none of
+    them, but its import fails unless two of them are declared.
+    """
+    torch = import_torch()
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision isn't installed")
+    try:
+        import torchvision
+    except RuntimeError:
+        for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        _declared.append(torch.library.Library("torchvision", "DEF"))
+        _declared[0].define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared[0].define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+    return torchvision
+
+
+_declared: list = []  # what is declared lives as long as the object that did it
+
+
+def randomise(module, seed: int = 0):
+    """Gives each normalisation random scales, offsets and statistics, so that none of them can be mixed up.
+
+    Returns the module, in evaluation mode.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in module.modules():
+            for name in ("weight", "running_var"):
+                if isinstance(getattr(layer, "eps", None), float) and getattr(layer, name, None) is not None:
+                    getattr(layer, name).uniform_(0.5, 1.5, generator=generator)
+            for name in ("bias", "running_mean"):
+                if isinstance(getattr(layer, "eps", None), float) and getattr(layer, name, None) is not None:
+                    getattr(layer, name).normal_(0, 0.2, generator=generator)
+    return module.eval()
+
+
+def state_dict(module) -> dict[str, np.ndarray]:
+    """Returns a module's parameters and statistics by torch's names."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def evaluate(module, images: np.ndarray) -> np.ndarray:
+    """Returns the output in evaluation mode, in the dtype of the images."""
+    import torch
+
+    with torch.no_grad():
+        return _numpy(_as(module, images).eval()(_channels_first(images)))
+
+
+def train(module, images: np.ndarray) -> np.ndarray:
+    """Returns the output in training mode, without dropout; the module's running statistics move as ours do.
+
+    The module takes on the dtype of the images. Of the n values of a channel torch keeps the unbiased variance in its
+    running average, we the biased one: its share of a batch is n / (n - 1) times ours, which is taken out here.
+    """
+    import torch
+
+    module = _as(module, images)
+    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    before, sizes = {layer: layer.running_var.clone() for layer in norms}, {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: sizes.update({layer: args[0].numel() // args[0].shape[1]}))
+        for layer in norms
+    ]
+    module.train()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.modules.dropout._DropoutNd):
+            layer.eval()
+    with torch.no_grad():
+        output = _numpy(module(_channels_first(images)))
+    for layer in norms:
+        old = (1 - layer.momentum) * before[layer]
+        layer.running_var.copy_(old + (layer.running_var - old) * (sizes[layer] - 1) / sizes[layer])
+    for hook in hooks:
+        hook.remove()
+    module.eval()
+    return output
+
+
+def settle(module, images: np.ndarray) -> None:
+    """Brings the running statistics near those of the images; at random ones the signal dies within a few layers."""
+    import torch
+
+    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+    train(module, images)
+    generator = torch.Generator().manual_seed(1)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+        layer.running_mean += (
+            0.1 * layer.running_var.sqrt() * torch.randn(layer.running_mean.shape, generator=generator)
+        )
+        layer.running_var *= 0.8 + 0.4 * torch.rand(layer.running_var.shape, generator=generator)
+
+
+def input_gradient(module, images: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+    """Returns the gradient of sum(output * cotangent) by the images, in evaluation mode.
+
+    Compare it in float64: a unit so close to zero that rounding decides whether it is on changes a whole patch of it.
+    """
+    import torch
+
+    pixels = _channels_first(images).requires_grad_()
+    _as(module, images).eval()(pixels).backward(torch.from_numpy(cotangent))
+    return np.moveaxis(pixels.grad.numpy(), 1, -1)
+
+
+def _as(module, images: np.ndarray):
+    import torch
+
+    return module.to(torch.from_numpy(images[:0]).dtype)
+
+
+def _channels_first(images: np.ndarray):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+
+
+def _numpy(output) -> Any:
+    """Arrays of the form of a model's output; torchvision has named tuples and dicts beside tensors."""
+    if hasattr(output, "_asdict"):
+        return {name: _numpy(value) for name, value in output._asdict().items()}
+    if hasattr(output, "items"):
+        return {name: _numpy(value) for name, value in output.items()}
+    return output.detach().numpy().copy()
