@@ -3,9 +3,9 @@
     deepmodels parity            # all of them
     deepmodels parity resnet50 vgg16
 
-For each model the other library's one is built and given random weights and statistics, saved in its own format, read
-through our reader and our table of names, and the two are compared: parameters; logits in float32, as they are used; and
-in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with batch
+For each model the other library's one is built and given random weights and statistics, saved in its own format, and
+read through our reader and our table of names. Then the two are compared: parameters; logits in float32, as they are
+used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with batch
 statistics, logits and running statistics in training mode. PARITY.md and parity.csv beside this folder hold the rows; a
 row is replaced when its model is measured again.
 """
@@ -158,8 +158,10 @@ def write(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# Parity ledger",
         "",
-        "Made by `deepmodels parity`: each model beside an independent implementation of it, with the same random weights",
-        "in both, in float32 on a CPU. Errors are the largest difference, absolute or as a share of the largest value.",
+        "Made by `deepmodels parity`: each model beside an independent implementation of it, with the same random",
+        "weights in both, on a CPU. Errors are the largest difference, absolute or as a share of the largest value:",
+        "logits in float32 at the size of the input; gradient of the images, logits and running statistics in training",
+        f"mode in float64 at {SMALL}x{SMALL} or the input's size if that is smaller.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),
