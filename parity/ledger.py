@@ -5,9 +5,9 @@
 
 For each model the other library's one is built and given random weights and statistics, saved in its own format, and
 read through our reader and our table of names. Then the two are compared: parameters; logits in float32, as they are
-used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with batch
-statistics, logits and running statistics in training mode. PARITY.md and parity.csv beside this folder hold the rows; a
-row is replaced when its model is measured again.
+used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with
+batch statistics, logits and running statistics in training mode. PARITY.md and parity.csv beside this folder hold the
+rows; a row is replaced when its model is measured again.
 """
 
 import csv
