@@ -253,36 +253,12 @@ class CifarResNet(nn.Module):
         return maps
 
 
-class CifarPreactResNet(nn.Module):
+class CifarPreactResNet(CifarResNet):
     """The pre-activation residual network for small images, arXiv:1603.05027: 9n + 2 layers of bottlenecks.
 
-    The call, the names and the scan are those of `CifarResNet`; every stage's first block changes the shape.
-
-    Attributes:
-      blocks_per_stage: n.
-      channels: narrow channels of each stage; the wide ones are four times as many.
-      num_classes: number of outputs; 0 for a network without its head.
-      unroll: blocks per step of the scan, as in `CifarResNet`.
+    The call, the attributes, the names and the scan are those of `CifarResNet`, but `channels` are the narrow ones of
+    each stage; the wide ones are four times as many. Every stage's first block changes the shape.
     """
-
-    blocks_per_stage: int
-    channels: tuple[int, ...] = (16, 32, 64)
-    num_classes: int = 10
-    unroll: int = 9
-
-    def setup(self) -> None:
-        if self.num_classes:
-            self.head = nn.Dense(self.num_classes)
-
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        *_, last = self.features(images, train).values()
-        pooled = last.mean((1, 2))
-        return self.head(pooled) if self.num_classes else pooled
-
-    @property
-    def strides(self) -> dict[str, int]:
-        """Pixels of the image per pixel of each feature map."""
-        return {f"stage{i}": 2**i for i in range(len(self.channels))}
 
     @nn.compact
     def features(self, images: Array, train: bool = False) -> dict[str, Array]:
