@@ -215,7 +215,7 @@ class CifarResNet(nn.Module):
       blocks_per_stage: n.
       channels: of each stage.
       num_classes: number of outputs; 0 for a network without its head.
-      unroll: blocks per step of the scan; changes neither result nor parameters. XLA's CPU backend is more than ten
+      unroll: blocks per step of the scan; changes neither result nor parameters. XLA's CPU backend is many
         times slower at the backward convolutions inside a loop, so the shallow nets have none by default; the deep
         ones loop, as compiling hundreds of blocks takes minutes.
     """
