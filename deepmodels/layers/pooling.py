@@ -1,32 +1,56 @@
 """Pooling as torch and Caffe know it: windows that overhang the border, averages to a fixed size."""
 
+import functools
+from collections.abc import Callable
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
 from deepmodels.errors import ShapeError
+from deepmodels.layers.windows import windows
+
+Pads = tuple[tuple[int, int], tuple[int, int]]  # before and after, of height and of width
 
 
-def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array:
-    """Takes the maximum over square windows, without padding.
+def max_pool(x: Array, window: int, stride: int, *, padding: int = 0, ceil: bool = False) -> Array:
+    """Takes the maximum over square windows; what is beyond the border never is one.
+
+    The gradient goes to the first of a window's largest values, row by row.
 
     Args:
       x: (B, H, W, C) floats.
       window: height and width of a window.
       stride: pixels from window to window, at most `window`.
+      padding: pixels around the image, less than `window`.
       ceil: whether a last window that overhangs the bottom or the right counts, over what it covers. Caffe's way, and
         torch's `ceil_mode=True`; it agrees with "SAME" for some sizes only.
 
     Returns:
-      (B, H', W', C), H' = (H - window) / stride + 1 rounded down, or up with `ceil`.
+      (B, H', W', C), H' = (H + 2 padding - window) / stride + 1 rounded down, or up with `ceil`.
 
     Raises:
       ShapeError: not even one window fits.
     """
-    _check_fits(x, window - (stride - 1 if ceil else 0))
-    overhang = [(0, -(size - window) % stride if ceil else 0) for size in x.shape[1:3]]
-    return nn.max_pool(x, (window, window), (stride, stride), padding=overhang)
+    _check_fits(x, window - 2 * padding - (stride - 1 if ceil else 0))
+    pads = [(padding, padding + (-(size + 2 * padding - window) % stride if ceil else 0)) for size in x.shape[1:3]]
+    general = partial(nn.max_pool, window_shape=(window, window), strides=(stride, stride), padding=pads)
+    return lax.platform_dependent(x, cpu=partial(_reduce, _larger, window, stride, pads, -np.inf), default=general)
+
+
+def _reduce(combine: Callable, window: int, stride: int, pads: Pads, value: float, x: Array) -> Array:
+    """Combines each window's pixels, image by shifted image: XLA's CPU back end is many times slower at windows."""
+    if window == stride:
+        return functools.reduce(combine, windows(x, (window, window), (stride, stride), pads, value))
+    # where windows overlap: the columns of each row, then the rows
+    rows = functools.reduce(combine, windows(x, (1, window), (1, stride), ((0, 0), pads[1]), value))
+    return functools.reduce(combine, windows(rows, (window, 1), (stride, 1), (pads[0], (0, 0)), value))
+
+
+def _larger(a: Array, b: Array) -> Array:
+    return jnp.where((b > a) | (b != b), b, a)  # a NaN stays one
 
 
 def avg_pool(x: Array, window: int, stride: int, *, padding: int = 0) -> Array:
@@ -48,9 +72,14 @@ def avg_pool(x: Array, window: int, stride: int, *, padding: int = 0) -> Array:
     """
     _check_fits(x, window - 2 * padding)
     dtype = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
-    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    sums = lax.reduce_window(
-        x.astype(dtype), np.zeros((), dtype), lax.add, (1, window, window, 1), (1, stride, stride, 1), pads
+    pads = ((padding, padding), (padding, padding))
+
+    def general(x: Array) -> Array:
+        shape, strides = (1, window, window, 1), (1, stride, stride, 1)
+        return lax.reduce_window(x, np.zeros((), dtype), lax.add, shape, strides, ((0, 0), *pads, (0, 0)))
+
+    sums = lax.platform_dependent(
+        x.astype(dtype), cpu=partial(_reduce, jnp.add, window, stride, pads, 0.0), default=general
     )
     return (sums / window**2).astype(x.dtype)
 

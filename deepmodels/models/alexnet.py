@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.layers.local_response_norm import local_response_norm
 from deepmodels.layers.pooling import adaptive_avg_pool, max_pool
 from deepmodels.models.variant import Variant, images
@@ -60,7 +61,7 @@ class AlexNet(nn.Module):
           train: without effect, there is no dropout before the last stage.
         """
         check_images(images)
-        conv = partial(nn.Conv, kernel_init=he_normal)
+        conv = partial(Conv, kernel_init=he_normal)
         x = nn.relu(conv(self.widths[0], (11, 11), 4, padding=2, name="conv1")(images))
         stage0 = x = max_pool(x, 3, 2)
         x = nn.relu(conv(self.widths[1], (5, 5), padding=2, name="conv2")(x))
@@ -121,7 +122,7 @@ class AlexNetPaper(nn.Module):
           train: without effect, there is no dropout before the last stage.
         """
         check_images(images)
-        conv = partial(nn.Conv, kernel_init=nn.initializers.normal(0.01))
+        conv = partial(Conv, kernel_init=nn.initializers.normal(0.01))
         grouped = partial(conv, feature_group_count=2, bias_init=nn.initializers.ones)
         x = nn.relu(conv(96, (11, 11), 4, padding="VALID", name="conv1")(images))
         stage0 = x = max_pool(local_response_norm(x), 3, 2)

@@ -12,13 +12,14 @@ from jax import Array
 
 from deepmodels.errors import ShapeError
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.layers.layer_norm import LayerNorm
 from deepmodels.layers.stochastic_depth import StochasticDepth
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
 
 normal = nn.initializers.normal(0.02)  # the authors truncate it at -2 and 2, which cuts nothing off
-conv = partial(nn.Conv, padding=0, kernel_init=normal)
+conv = partial(Conv, padding=0, kernel_init=normal)
 dense = partial(nn.Dense, kernel_init=normal)
 
 

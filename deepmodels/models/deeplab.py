@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepmodels.layers.batch_norm import BatchNorm
+from deepmodels.layers.conv import Conv
 from deepmodels.models.fcn import FCN
 from deepmodels.models.resnet import BasicBlock, conv1x1, conv3x3
 from deepmodels.models.variant import Variant, images
@@ -64,7 +65,7 @@ class DeepLabHead(nn.Module):
         x = AtrousSpatialPyramid(self.channels, self.rates, self.dropout_rate, name="pyramid")(x, train)
         x = conv3x3(self.channels, name="conv")(x)
         x = nn.relu(BatchNorm(name="norm")(x, train))
-        return nn.Conv(self.num_classes, (1, 1), name="classifier")(x)
+        return Conv(self.num_classes, (1, 1), name="classifier")(x)
 
 
 class DeepLabV3(FCN):

@@ -11,11 +11,12 @@ from jax import Array
 
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
-from deepmodels.layers.pooling import avg_pool
+from deepmodels.layers.conv import Conv
+from deepmodels.layers.pooling import avg_pool, max_pool
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
 
-conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
+conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
 
 
 class DenseLayer(nn.Module):
@@ -95,7 +96,7 @@ class DenseNet(nn.Module):
         x = conv(self.stem_features, (7, 7), 2, padding=3, name="stem_conv")(images)
         x = nn.relu(BatchNorm(name="stem_norm")(x, train))
         maps = {"stem": x}
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         for i, size in enumerate(self.stage_sizes):
             if i > 0:
                 x = Transition(name=f"stage{i - 1}_transition")(x, train)

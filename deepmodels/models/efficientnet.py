@@ -13,13 +13,14 @@ from jax import Array, random
 
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.layers.stochastic_depth import StochasticDepth
 from deepmodels.models.mobilenet import round_channels
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-conv = partial(nn.Conv, use_bias=False, kernel_init=he_fan_out)
+conv = partial(Conv, use_bias=False, kernel_init=he_fan_out)
 
 
 class Stage(NamedTuple):
@@ -56,7 +57,7 @@ class SqueezeExcitation(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding=0, kernel_init=he_fan_out)
+        conv1x1 = partial(Conv, kernel_size=(1, 1), padding=0, kernel_init=he_fan_out)
         gate = nn.silu(conv1x1(self.features, name="reduce")(x.mean((1, 2), keepdims=True)))
         return x * nn.sigmoid(conv1x1(x.shape[-1], name="expand")(gate))
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.models.resnet import BasicBlock, Bottleneck, ResNet, conv3x3
 from deepmodels.models.variant import Variant, images
 
@@ -50,7 +51,7 @@ class FCNHead(nn.Module):
         x = conv3x3(x.shape[-1] // 4, name="conv")(x)
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-        return nn.Conv(self.num_classes, (1, 1), name="classifier")(x)
+        return Conv(self.num_classes, (1, 1), name="classifier")(x)
 
 
 class FCN(nn.Module):

@@ -14,6 +14,7 @@ from jax import Array
 from deepmodels.errors import ShapeError, unknown
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.layers.local_response_norm import local_response_norm
 from deepmodels.layers.pooling import adaptive_avg_pool, avg_pool, max_pool
 from deepmodels.models.variant import Variant, images
@@ -47,7 +48,7 @@ class ConvUnit(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         # explicit: "SAME" pads a strided window on one side only
         padding = [(size // 2, size // 2) if self.pad else (0, 0) for size in self.window]
-        conv = partial(nn.Conv, padding=padding, use_bias=not self.batch_norm, kernel_init=he_normal, name="conv")
+        conv = partial(Conv, padding=padding, use_bias=not self.batch_norm, kernel_init=he_normal, name="conv")
         x = conv(self.width, self.window, self.stride)(x)
         return nn.relu(BatchNorm(epsilon=1e-3, name="norm")(x, train) if self.batch_norm else x)
 
@@ -79,7 +80,7 @@ class GoogLeNetBlock(nn.Module):
         branch2 = conv(three, (3, 3), name="branch2")(y, train)
         y = reduce(five_reduce, name="branch3_reduce")(x, train)
         branch3 = conv(five, (5, 5) if paper else (3, 3), name="branch3")(y, train)
-        y = nn.max_pool(x, (3, 3), (1, 1), padding=((1, 1), (1, 1)))
+        y = max_pool(x, 3, 1, padding=1)
         branch4 = reduce(pool, name="branch4")(y, train)
         return jnp.concatenate([branch1, branch2, branch3, branch4], -1)
 

@@ -13,6 +13,7 @@ from jax import Array, lax, random
 
 from deepmodels.errors import ConfigError
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.pooling import max_pool
 from deepmodels.models.variant import Variant, images
 
 Table = tuple[tuple[int, ...], ...]  # for each output map, the input maps it is connected to
@@ -229,9 +230,9 @@ class LeNet5(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_images(images)
         x = nn.relu(nn.Conv(self.features[0], (5, 5), padding=2, name="conv1")(images))
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = max_pool(x, 2, 2)
         x = nn.relu(nn.Conv(self.features[1], (5, 5), padding="VALID", name="conv2")(x))
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for i, size in enumerate(self.hidden_sizes):
             x = nn.relu(nn.Dense(size, name=f"dense{i + 1}")(x))

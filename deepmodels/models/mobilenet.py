@@ -12,10 +12,11 @@ from jax import Array
 
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
 
-conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
 
 
 class Stage(NamedTuple):

@@ -16,10 +16,12 @@ from jax import Array
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
+from deepmodels.layers.pooling import max_pool
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
 
-conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
 conv1x1 = partial(conv, kernel_size=(1, 1), padding=0)
 conv3x3 = partial(conv, kernel_size=(3, 3), padding=1)  # explicit: "SAME" pads a strided window on one side only
 
@@ -174,7 +176,7 @@ class ResNet(nn.Module):
         x = conv(64, (7, 7), 2, padding=3, name="stem_conv")(images)
         x = nn.relu(BatchNorm(name="stem_norm")(x, train))
         maps = {"stem": x}
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         dilation, block = 1, self._block()
         for i, size in enumerate(self.stage_sizes):
             strided = i > 0 and self.strides[f"stage{i}"] > self.strides[f"stage{i - 1}"]

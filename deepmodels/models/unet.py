@@ -15,6 +15,8 @@ from jax import Array, lax
 from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
+from deepmodels.layers.pooling import max_pool
 from deepmodels.models.variant import Variant, images
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # section 3
@@ -38,7 +40,7 @@ class DoubleConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         pixels = {"valid": 0, "same": 1}[self.padding]
-        conv = partial(nn.Conv, self.channels, (3, 3), padding=pixels, kernel_init=he_normal)
+        conv = partial(Conv, self.channels, (3, 3), padding=pixels, kernel_init=he_normal)
         for i in (1, 2):
             x = conv(use_bias=not self.batch_norm, name=f"conv{i}")(x)
             x = nn.relu(BatchNorm(name=f"norm{i}")(x, train) if self.batch_norm else x)
@@ -83,7 +85,7 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.enlarge = [enlarge(channels, name=f"enlarge{i}") for i, channels in enumerate(self.channels[:-1])]
         self.up = [double(channels, name=f"up{i}") for i, channels in enumerate(self.channels[:-1])]
-        self.head = nn.Conv(self.num_classes, (1, 1), kernel_init=he_normal)
+        self.head = Conv(self.num_classes, (1, 1), kernel_init=he_normal)
 
     @property
     def strides(self) -> dict[str, int]:
@@ -100,7 +102,7 @@ class UNet(nn.Module):
         self._check(images)
         x, maps = images, {}
         for i, convs in enumerate(self.down):
-            x = convs(nn.max_pool(x, (2, 2), (2, 2)) if i else x, train)
+            x = convs(max_pool(x, 2, 2) if i else x, train)
             if i >= len(self.channels) - 2:
                 x = self.dropout(x, deterministic=not train)
             maps[f"down{i}"] = x

@@ -9,6 +9,7 @@ from jax import Array
 
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import Conv
 from deepmodels.layers.pooling import adaptive_avg_pool, max_pool
 from deepmodels.models.variant import Variant, images
 from deepmodels.preprocessing import IMAGENET
@@ -68,7 +69,7 @@ class VGG(nn.Module):
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             for j in range(size):
                 name = f"stage{i}_{{}}{j}".format
-                x = nn.Conv(width, (3, 3), padding=1, kernel_init=he_normal_fan_out, name=name("conv"))(x)
+                x = Conv(width, (3, 3), padding=1, kernel_init=he_normal_fan_out, name=name("conv"))(x)
                 x = nn.relu(BatchNorm(name=name("norm"))(x, train) if self.batch_norm else x)
             stages[f"stage{i}"] = x = max_pool(x, 2, 2)
         return stages

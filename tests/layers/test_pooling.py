@@ -1,6 +1,8 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from deepmodels.errors import ShapeError
 from deepmodels.layers.pooling import adaptive_avg_pool, avg_pool, max_pool
@@ -27,6 +29,30 @@ def test_max_pool(shape, window, stride, ceil):
     np.testing.assert_array_equal(
         max_pool(x, window, stride, ceil=ceil), windows(np.asarray(x), window, stride, np.max, ceil)
     )
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), (2, 2, 1)])
+def test_max_pool_and_its_gradient_are_those_of_xla_with_ties_too(window, stride, padding):
+    x = jnp.round(ramp(7, 8))  # many windows have several largest values: the first of them has the gradient
+    pads = ((padding, padding), (padding, padding))
+
+    def theirs(x):
+        return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+    def ours(x):
+        return max_pool(x, window, stride, padding=padding)
+
+    (a, pull_a), (b, pull_b) = jax.vjp(ours, x), jax.vjp(theirs, x)
+    np.testing.assert_array_equal(a, b)
+    cotangent = ramp(*b.shape[1:])
+    np.testing.assert_allclose(pull_a(cotangent)[0], pull_b(cotangent)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_passes_a_nan_on():
+    x = ramp(4, 4).at[0, 1, 2, 0].set(jnp.nan)
+    assert np.isnan(max_pool(x, 2, 2)[0, 0, 1, 0])
+    assert np.isnan(max_pool(x, 3, 1)[0, :, :, 0]).all()
+    assert np.isnan(max_pool(x, 2, 2)).sum() == 1
 
 
 def test_an_overhanging_window_is_not_same_padding():

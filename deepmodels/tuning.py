@@ -1,0 +1,40 @@
+"""Settings of a back end under which the models run faster, each of them measured: benchmarks/train_step.py --plain."""
+
+import ctypes
+import sys
+
+import jax
+
+COMPILER_OPTIONS = {
+    "cpu": {
+        # convolutions and matrix products by Eigen; YNNPACK, XLA's default, is better at sums only
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    },
+}
+_TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
+
+_M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
+
+
+def compiler_options() -> dict[str, str]:
+    """Returns the options to compile a training step with, for the default back end; {} for versions not tried."""
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    if not _TESTED[0] <= version < _TESTED[1]:
+        return {}
+    return COMPILER_OPTIONS.get(jax.default_backend(), {})
+
+
+def keep_memory() -> bool:
+    """Makes this process keep the memory it frees, and returns whether the system's allocator knows how.
+
+    On a CPU each call of a compiled program asks the C library for its buffers, and glibc gives large ones back to the
+    system at once: every step then has its memory mapped and cleared anew, page by page. Call it before the first
+    array is made. Only a CPU's arrays live there: elsewhere it does nothing.
+    """
+    if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc
+        return False
+    # one arena, as the others map large blocks in any case; no maps; nothing trimmed
+    return all([mallopt(_M_ARENA_MAX, 1), mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
