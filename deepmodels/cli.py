@@ -1,4 +1,4 @@
-"""The `deepmodels` command: train, evaluate, convert, list, info, doctor. Each is a Python call, named in its help."""
+"""The `deepmodels` command: train, evaluate, convert, list, info ... Each is a Python call, named in its help."""
 
 import argparse
 import importlib.util
@@ -56,6 +56,14 @@ def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     done = loading.convert(options.model, options.src, options.dst, source=options.source, cast=options.cast, **size)
     text = f"{options.dst}: {done.tensors} tensors, {done.elements:,} numbers, sha256 {done.sha256}"
     _show(options, done._asdict(), lambda: [text])
+
+
+def train_tokenizer(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.tokenizers.train_bpe(FILES, vocab_size, OUT)"""
+    from deepmodels import tokenizers
+
+    made = tokenizers.train_bpe(options.files, options.vocab_size, options.out)
+    _show(options, None, lambda: [f"{options.out}: {made.vocab_size:,} ids"])
 
 
 def list_models(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -122,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=f"{text} In Python: {run.__doc__}.", allow_abbrev=False)
+    def command(name: str, run, text: str, parsers=commands) -> argparse.ArgumentParser:
+        sub = parsers.add_parser(name, help=text, description=f"{text} In Python: {run.__doc__}.", allow_abbrev=False)
         sub.set_defaults(run=run)
         return sub
 
@@ -151,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-classes", type=int, help="where it isn't the model's own")
     sub.add_argument("--cast", action="store_true", help="convert floats of another precision")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = commands.add_parser("tokenizer", help="Train a tokenizer.", allow_abbrev=False)
+    actions = sub.add_subparsers(required=True, metavar="ACTION")
+    sub = command("train", train_tokenizer, "Train a byte-level BPE on text files.", actions)
+    sub.add_argument("files", nargs="+", metavar="FILE", help="text in UTF-8")
+    sub.add_argument("--vocab-size", type=int, required=True, help="ids in all")
+    sub.add_argument("--out", required=True, metavar="FILE", help="the tokenizer.json to write")
 
     sub = command("list", list_models, "List the models.")
     sub.add_argument("pattern", nargs="?", default="*", help="as for file names: 'resnet*'")

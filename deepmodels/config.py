@@ -24,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "compile": "jit",  # or pmap: pure data parallelism only
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
     "objective": {"name": "classification"},
+    # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
+    "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
     "augment": {},  # function name -> its arguments, see deepmodels.augment
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
@@ -86,11 +88,13 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     if missing:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
-    defaults = {key: DEFAULTS[key] for key in ("mesh", "every", "keep")} | {"early_stopping": EARLY_STOPPING}
+    defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")} | {"early_stopping": EARLY_STOPPING}
     for key, values in defaults.items():
         section = result[key]
         if section is None and key == "early_stopping":
             continue
+        if not isinstance(section, dict):
+            raise ConfigError(f"config.{key} is a section with the keys {', '.join(values)}, got {section!r}")
         for name in section:
             if name not in values:
                 raise ConfigError(f"config.{key} has no key {name!r}: {nearest(name, values)}")
@@ -98,6 +102,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     for key in ("model", "objective", "data", "optimizer"):
         if not isinstance(result[key], dict) or not isinstance(result[key].get("name"), str):
             raise ConfigError(f"config.{key} needs a 'name', got {result[key]!r}")
+    weights = result["init"]["weights"]
+    if weights is None and result["init"] != DEFAULTS["init"]:
+        raise ConfigError("config.init needs 'weights', a path or the \"owner/name\" of a repository on the hub")
+    if weights is not None and not isinstance(weights, str):
+        raise ConfigError(f"config.init.weights is a path or a name on the hub, got {weights!r}")
     for key in ("log", "evaluate", "checkpoint"):
         _positive(f"config.every.{key}", result["every"][key])
     for key in ("steps", "accumulate"):
@@ -134,7 +143,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
             section, walked = section[name], f"{walked}.{name}"
         if not isinstance(section, ConfigDict):
             raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
-        if key not in section and walked in ("config", "config.mesh", "config.every", "config.keep"):
+        if key not in section and walked in ("config", "config.mesh", "config.init", "config.every", "config.keep"):
             raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
         value, old = _literal(text), section.get(key)
         if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -1,17 +1,23 @@
 """Models with weights from a file: of this library, of another one, or of the hub."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from deepmodels import models, trees
+from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, hub, table
+from deepmodels.weights import OURS, detect, files, folder, hub, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
+
+HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
 
 
 def load(
@@ -48,10 +54,110 @@ def load(
     variables = _abstract(name, model)
     if fresh is not None:
         variables = _initialise(name, model, variables, fresh)
-    arrays = files.read(hub.find(os.fspath(weights), revision))
-    source = source or detect(arrays, name, models.MODELS[name].family)
-    variables = to_ours(arrays, _rules(source, name, variables), variables, cast=cast, fresh=fresh)
+    arrays, rules = _read(name, variables, weights, source, revision)
+    variables = to_ours(arrays, rules, variables, cast=cast, fresh=fresh)
     return model, jax.tree.map(jnp.asarray, variables)
+
+
+def read_leaves(
+    name: str,
+    variables: PyTree,
+    weights: str | os.PathLike,
+    *,
+    source: str | None = None,
+    revision: str | None = None,
+    cast: bool = False,
+    fresh: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns what a model with these variables takes from a file or from the hub, by path: "params/conv1/kernel".
+
+    Args:
+      name: the model's, as `create` takes it.
+      variables: its variables, or their shapes and dtypes.
+      weights, source, revision, cast: as `load` takes them.
+      fresh: as `load` takes it. If it isn't given and the weights don't fit as a whole, the head (`HEAD`) is left out,
+        as one for other classes has to be; all the rest must fit.
+
+    Raises:
+      WeightsError: the weights aren't there, can't be read, or don't fit the model; everything wrong is listed.
+      ConfigError: the source is unknown, or `fresh` isn't a regular expression.
+    """
+    if fresh is not None:
+        try:
+            re.compile(fresh)
+        except re.error as error:
+            raise ConfigError(f"fresh: {fresh!r} isn't a regular expression: {error}") from error
+    arrays, rules = _read(name, variables, weights, source, revision)
+    try:
+        found = to_ours(arrays, rules, variables, cast=cast, fresh=fresh)
+    except WeightsError:
+        if fresh is not None:
+            raise
+        fresh = HEAD
+        found = to_ours(arrays, rules, variables, cast=cast, fresh=fresh)
+    leaves = {leaf: array for leaf, array in trees.flatten(found).items() if not is_fresh(leaf, fresh)}
+    if not leaves:
+        raise WeightsError(f"{os.fspath(weights)}: {name!r} takes nothing from it, all of it is {fresh!r}")
+    return leaves
+
+
+def load_folder(path: str | os.PathLike, *, cast: bool = False) -> tuple[nn.Module, PyTree]:
+    """Returns a model of the sizes that a folder's config.json says, and its variables from the weights beside it.
+
+    `model, variables = load_folder("bert-base-uncased/")`, for the families in `deepmodels.weights.folder.LAYOUTS`; the
+    weights are one file or shards with an index.
+
+    Args:
+      path: the folder.
+      cast: whether floats of another precision than float32 are converted.
+
+    Raises:
+      WeightsError: the folder hasn't both, config.json names an unknown type or architecture or says what ours can't
+        be, a shard is missing, the weights don't fit, or its vocabulary is larger than the embedding.
+    """
+    place = Path(path)
+    config = folder.read_config(place)
+    arrays = files.read(place)
+    described = folder.describe(config, arrays)
+    if "vocab_size" in described.arguments:
+        folder.check_vocabulary(place, described.arguments["vocab_size"])
+    model = _FOLDER_CLASSES[described.family](**described.arguments)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), *_shortest(model))
+    return model, jax.tree.map(jnp.asarray, to_ours(arrays, described.rules, abstract, cast=cast))
+
+
+def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) -> None:
+    """Writes a model as a folder that transformers loads: config.json and model.safetensors.
+
+    Args:
+      path: the folder; it is made, and files of these names in it are replaced.
+      model: of a family in `deepmodels.weights.folder.LAYOUTS`.
+      variables: its parameters.
+
+    Raises:
+      WeightsError: transformers has no such model, or the folder can't be written to.
+    """
+    family = type(model).__module__.rpartition(".")[2]
+    arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
+    config, rules = folder.config_of(family, arguments)
+    arrays = from_ours(variables, rules)
+    place = Path(path)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{place} can't be written to: {error}") from error
+    files.write(place / "model.safetensors", arrays, {"format": "pt"})
+
+
+_FOLDER_CLASSES = {"bert": models.bert.Bert, "t5": models.t5.T5, "vit": models.vit.ViT}
+
+
+def _shortest(model: nn.Module) -> list[jax.Array]:
+    """Inputs as small as a model takes."""
+    if isinstance(model, models.vit.ViT):
+        return [jnp.zeros((1, model.image_size, model.image_size, 3))]
+    return [jnp.zeros((1, 1), jnp.int32)] * (2 if isinstance(model, models.t5.T5) else 1)
 
 
 class Converted(NamedTuple):
@@ -94,6 +200,15 @@ def convert(
     arrays = from_ours(variables, rules)
     files.write(path, arrays, {"format": "pt"})  # without which the libraries of torch refuse a file
     return Converted(len(arrays), trees.count(variables), files.sha256(path))
+
+
+def _read(
+    name: str, variables: PyTree, weights: str | os.PathLike, source: str | None, revision: str | None
+) -> tuple[dict[str, np.ndarray], Rules]:
+    """The arrays of a file or of the hub, and the table of their names."""
+    arrays = files.read(hub.find(os.fspath(weights), revision))
+    source = source or detect(arrays, name, models.MODELS[name].family)
+    return arrays, _rules(source, name, variables)
 
 
 def _rules(source: str, name: str, variables: PyTree) -> Rules:

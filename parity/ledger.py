@@ -6,8 +6,9 @@
 For each model the other library's one is built and given random weights and statistics, saved in its own format, and
 read through our reader and our table of names. Then the two are compared: parameters; logits in float32, as they are
 used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with
-batch statistics, logits and running statistics in training mode. PARITY.md and parity.csv beside this folder hold the
-rows; a row is replaced when its model is measured again.
+batch statistics, logits and running statistics in training mode. Models of text are compared with transformers', by way
+of a folder that it saves: what comes out of a padded text, and the gradient of the embedding. PARITY.md and parity.csv
+beside this folder hold the rows; a row is replaced when its model is measured again.
 """
 
 import csv
@@ -23,15 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from deepmodels import models, trees, weights
+from deepmodels import loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
-from deepmodels.weights import files
+from deepmodels.weights import files, folder
 from deepmodels.weights.convert import Rules, to_ours
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = (
-    "model", "source", "version", "parameters", "theirs", "input", "logits max abs", "logits max rel",
-    "gradient max rel", "training logits max rel", "statistics max rel", "date", "jax", "command",
+    "model", "source", "version", "parameters", "theirs", "input", "logits max abs", "their rounding",
+    "logits max rel", "gradient max rel", "training logits max rel", "statistics max rel", "date", "jax", "command",
 )  # fmt: skip
 SOURCES = ("torchvision", "timm")
 WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
@@ -44,6 +45,12 @@ ARGUMENTS = {
     "deeplabv3_resnet50": WITHOUT_DOWNLOAD,
     "deeplabv3_resnet101": WITHOUT_DOWNLOAD,
 }  # torchvision's
+OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices of words it ties
+    *("bert_tiny", "bert_mini", "bert_small", "bert_medium", "bert_base", "bert_large", "bert_base_cased"),
+    *("bert_large_cased", "roberta_base", "distilbert", "all_minilm_l6_v2", "t5_small", "t5_base"),
+)
+LENGTH = 128  # of texts
+LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
 RATES = ("dropout_rate", "stochastic_depth_rate", "drop_connect_rate")
 
@@ -52,6 +59,10 @@ def subjects() -> list[tuple[str, str]]:
     """Returns (model, source) for each model that a source builds under the same name and that has a table for it."""
     found = []
     for name, variant in models.MODELS.items():
+        if variant.parameters > LARGEST:
+            continue
+        if name in OF_TEXT:
+            found.append((name, "transformers"))
         for source in SOURCES:
             rows = weights.TABLES[source]
             if (name in rows or variant.family in rows) and oracles.knows(source, name):
@@ -61,10 +72,15 @@ def subjects() -> list[tuple[str, str]]:
 
 def compare(name: str, source: str) -> dict[str, Any]:
     """Returns the row of one model against one source."""
+    if source == "transformers":
+        return compare_text(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     size = variant.inputs["images"].shape[0]
-    oracles.settle(theirs, pixels(4, min(size, 224)))
+    if variant.family == "vit":  # whose heads begin as zeros, and which has no statistics
+        oracles.enliven(theirs)
+    else:
+        oracles.settle(theirs, pixels(4, min(size, 224)))
     model = models.create(name)
     abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     rules = weights.table(source, name, variant.family)
@@ -85,9 +101,65 @@ def compare(name: str, source: str) -> dict[str, Any]:
     logits, expected = jax.jit(model.apply)(variables, images), logits_of(oracles.evaluate(theirs, images))
     row["logits max abs"] = f"{np.abs(logits - expected).max():.1e}"
     row["logits max rel"] = relative(logits, expected)
+    exact = logits_of(oracles.evaluate(theirs.double(), images.astype(np.float64)))
+    row["their rounding"] = f"{np.abs(expected - exact).max():.1e}"
     with jax.enable_x64(True):
-        row |= compare_float64(name, theirs.double(), rules, pixels(2, min(size, SMALL)).astype(np.float64))
+        small = size if variant.family == "vit" else min(size, SMALL)  # theirs take no other
+        row |= compare_float64(name, theirs, rules, pixels(2, small).astype(np.float64))
     return row
+
+
+def compare_text(name: str) -> dict[str, Any]:
+    """Returns the row of one model of text, against transformers."""
+    model = models.create(name)
+    arguments = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
+    config, _ = folder.config_of(models.MODELS[name].family, arguments)
+    (architecture,) = config.pop("architectures")
+    theirs = oracles.transformers(architecture, **config)
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        model, variables = loading.load_folder(place)
+
+    tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, LENGTH)).astype(np.int32)
+    mask = np.arange(LENGTH)[None] < np.array([[LENGTH], [LENGTH // 2]])
+    inputs = dict(tokens=tokens, mask=mask)
+    given = dict(input_ids=tokens, attention_mask=mask)
+    if "decoder" in variables["params"]:
+        inputs["targets"] = given["decoder_input_ids"] = tokens[::-1, : LENGTH // 2].copy()
+
+    held = slice(0, LENGTH // 2)  # in both texts; what stands on padding counts for nothing
+
+    def ours_of(variables: Any) -> jax.Array:
+        output = model.apply(variables, **inputs)
+        return output["hidden"][:, held] if isinstance(output, dict) else output
+
+    def theirs_of() -> Any:
+        output = oracles.call(theirs, given)
+        return output["last_hidden_state"][:, held] if "last_hidden_state" in output else output["logits"]
+
+    logits, expected = jax.jit(ours_of)(variables), theirs_of().detach().numpy()
+    row = {
+        "model": name,
+        "source": "transformers",
+        "version": metadata.version("transformers"),
+        "parameters": trees.count(variables["params"]),
+        "theirs": sum(p.numel() for p in theirs.parameters()),
+        "input": f"2x{LENGTH}",
+        "date": datetime.date.today().isoformat(),
+        "jax": jax.__version__,
+        "command": f"deepmodels parity {name}",
+        "logits max abs": f"{np.abs(logits - expected).max():.1e}",
+        "logits max rel": relative(logits, expected),
+    }
+    theirs.double()
+    output = theirs_of()
+    cotangent = np.random.default_rng(1).normal(size=tuple(output.shape))
+    expected = oracles.embedding_gradient(theirs, output, cotangent)
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        pull_back = jax.jit(lambda v: jax.vjp(ours_of, v)[1](cotangent)[0]["params"]["token_embed"]["embedding"])
+        gradient = pull_back(variables)
+    return row | {"gradient max rel": relative(gradient, expected)}
 
 
 def compare_float64(name: str, theirs, rules: Rules, images: np.ndarray) -> dict[str, str]:
@@ -160,8 +232,11 @@ def write(rows: list[dict[str, Any]]) -> None:
         "",
         "Made by `deepmodels parity`: each model beside an independent implementation of it, with the same random",
         "weights in both, on a CPU. Errors are the largest difference, absolute or as a share of the largest value:",
-        "logits in float32 at the size of the input; gradient of the images, logits and running statistics in training",
-        f"mode in float64 at {SMALL}x{SMALL} or the input's size if that is smaller.",
+        "logits in float32 at the size of the input, and beside them how far the other library's float32 logits are",
+        "from its own float64 ones; gradient of the images, logits and running statistics in training mode in float64",
+        f"at {SMALL}x{SMALL} or the input's size if that is smaller. Of models of text, the hidden states or logits of",
+        "a text and a padded one, and the gradient of the embedding; T5's agree within float32 only, in which",
+        "transformers computes norms and softmax.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),

@@ -26,10 +26,18 @@ def torchvision(name: str, *, seed: int = 0, library: ModuleType | None = None, 
 
 
 def timm(name: str, *, seed: int = 0, **arguments: Any):
-    """Returns a model of timm, randomised."""
+    """Returns a model of timm, by its name there or torchvision's, randomised."""
     torch = import_torch()
     torch.manual_seed(seed)
-    return randomise(_timm().create_model(name, pretrained=False, **arguments), seed)
+    return randomise(_timm().create_model(_TIMM.get(name, name), pretrained=False, **arguments), seed)
+
+
+def transformers(name: str, *, seed: int = 0, **config: Any):
+    """Returns a model of transformers, "BertModel", of a configuration with these values; randomised."""
+    torch = import_torch()
+    torch.manual_seed(seed)
+    cls = getattr(import_transformers(), name)
+    return randomise(cls(cls.config_class(**config)), seed)
 
 
 @cache
@@ -42,7 +50,17 @@ def import_torch() -> ModuleType:
 
 def knows(source: str, name: str) -> bool:
     """Returns whether a source, "torchvision" or "timm", has a model of that name."""
-    return _module(name) is not None if source == "torchvision" else _timm().is_model(name)
+    return _module(name) is not None if source == "torchvision" else _timm().is_model(_TIMM.get(name, name))
+
+
+_TIMM = {  # what timm calls models that are known by another name
+    "vit_ti_16": "vit_tiny_patch16_224",
+    "vit_s_16": "vit_small_patch16_224",
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "dinov2_s_14": "vit_small_patch14_dinov2",
+}
 
 
 def _module(name: str) -> ModuleType | None:
@@ -79,6 +97,17 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
+@cache
+def import_transformers() -> ModuleType:
+    """Returns transformers, without its progress bars and advice; or skips the test."""
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()  # which transformers imports where it is
+    library = pytest.importorskip("transformers")
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    return library
+
+
 _declared: list = []  # what is declared lives as long as the object that did it
 
 
@@ -92,13 +121,28 @@ def randomise(module, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in module.modules():
+            if not isinstance(getattr(layer, "eps", getattr(layer, "variance_epsilon", None)), float):
+                continue
             for name in ("weight", "running_var"):
-                if isinstance(getattr(layer, "eps", None), float) and getattr(layer, name, None) is not None:
+                if getattr(layer, name, None) is not None:
                     getattr(layer, name).uniform_(0.5, 1.5, generator=generator)
             for name in ("bias", "running_mean"):
-                if isinstance(getattr(layer, "eps", None), float) and getattr(layer, name, None) is not None:
+                if getattr(layer, name, None) is not None:
                     getattr(layer, name).normal_(0, 0.2, generator=generator)
     return module.eval()
+
+
+def enliven(module):
+    """Gives a torch module weights that keep the size of signals, so that no layer's mistake drowns in a bias."""
+    import torch
+
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+        else:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    return randomise(module)
 
 
 def state_dict(module) -> dict[str, np.ndarray]:
@@ -160,6 +204,27 @@ def settle(module, images: np.ndarray) -> None:
             0.1 * layer.running_var.sqrt() * torch.randn(layer.running_mean.shape, generator=generator)
         )
         layer.running_var *= 0.8 + 0.4 * torch.rand(layer.running_var.shape, generator=generator)
+
+
+def call(module, inputs: dict[str, np.ndarray]) -> Any:
+    """Returns what a model of transformers gives for arrays by name: tensors by name."""
+    import torch
+
+    return module(**{name: torch.from_numpy(array.astype(np.int64)) for name, array in inputs.items()})
+
+
+def embedding_gradient(module, output, cotangent: np.ndarray) -> np.ndarray:
+    """Returns the gradient of sum(output * cotangent) by the embedding of a model of transformers.
+
+    Args:
+      module: the model.
+      output: a tensor that it gave.
+      cotangent: of the output's shape.
+    """
+    import torch
+
+    output.backward(torch.from_numpy(cotangent))
+    return module.get_input_embeddings().weight.grad.numpy()
 
 
 def input_gradient(module, images: np.ndarray, cotangent: np.ndarray) -> np.ndarray:

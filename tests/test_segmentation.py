@@ -46,7 +46,7 @@ def test_means_over_batches_weighted_by_images_are_those_of_the_whole():
     def metrics(rows, padding=0):
         mask = jnp.concatenate([jnp.ones(len(rows)), jnp.zeros(padding)])
         take = [*rows, *[0] * padding]
-        values = call(jnp.asarray(LOGITS[take]), {"label": jnp.asarray(LABELS[take]), "mask": mask})[1][0]
+        values = call(jnp.asarray(LOGITS[take]), {"label": jnp.asarray(LABELS[take]), "example_mask": mask})[1][0]
         return np.array([values[name] for name in ("loss", "accuracy", "mean_iou")])
 
     parts = (3 * metrics([0, 1, 2]) + 1 * metrics([3], padding=2)) / 4

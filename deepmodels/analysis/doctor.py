@@ -20,7 +20,15 @@ from deepmodels import cache
 from deepmodels.version import __version__
 
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
-_EXTRAS = {"tensorboardX": "tensorboard", "wandb": "wandb", "torch": "parity"}  # package: the extra that installs it
+_EXTRAS = {  # package: the extra that installs it
+    "tensorboardX": "tensorboard",
+    "wandb": "wandb",
+    "tokenizers": "text",
+    "sentencepiece": "text",
+    "tiktoken": "text",
+    "sacrebleu": "text",
+    "torch": "parity",
+}
 _COLLECTIVE_SECONDS = 20
 _IMPORT_SECONDS = 120
 

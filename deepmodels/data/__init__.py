@@ -15,4 +15,5 @@ from deepmodels.data.sources import ArraySource as ArraySource
 from deepmodels.data.sources import Source as Source
 from deepmodels.data.sources import SubsetSource as SubsetSource
 from deepmodels.data.sources import split_validation as split_validation
+from deepmodels.data.text import TextSource as TextSource
 from deepmodels.data.tfds import TfdsSource as TfdsSource

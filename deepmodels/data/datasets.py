@@ -13,9 +13,19 @@ import numpy as np
 from deepmodels.data.array_record import ArrayRecordSource
 from deepmodels.data.idx import read_idx
 from deepmodels.data.images import ImageFolderSource, find_classes
+from deepmodels.data.long_lag import RECORDS as LONG_LAG
+from deepmodels.data.long_lag import AddingSource, CopyingSource
 from deepmodels.data.shapes import CLASSES as SHAPES
 from deepmodels.data.shapes import RECORDS, ShapesSource
 from deepmodels.data.sources import ArraySource, Source, split_validation
+from deepmodels.data.text import (
+    load_cmudict,
+    load_english_spanish,
+    load_state_of_the_union,
+    load_text,
+    load_text_classification,
+    load_text_pairs,
+)
 from deepmodels.data.tfds import TfdsSource
 from deepmodels.errors import ConfigError, DataError, unknown
 
@@ -222,6 +232,33 @@ def load_shapes(split: str, *, size: int = 64) -> Source | None:
     return ShapesSource(split, size) if split in RECORDS else None
 
 
+def load_adding(split: str, *, length: int = 100) -> Source | None:
+    """Returns one split of the adding problem, 20,000 and 1,000 records; see AddingSource.
+
+    Args:
+      split: "train" or "test".
+      length: of the rows; half of it is the least lag.
+
+    Raises:
+      ConfigError: the length is too small.
+    """
+    return AddingSource(split, length) if split in LONG_LAG else None
+
+
+def load_copying(split: str, *, lag: int = 20, copied: int = 5) -> Source | None:
+    """Returns one split of the copying problem, 20,000 and 1,000 records; see CopyingSource.
+
+    Args:
+      split: "train" or "test".
+      lag: positions between the letters and their copy.
+      copied: number of letters.
+
+    Raises:
+      ConfigError: `lag` or `copied` isn't positive.
+    """
+    return CopyingSource(split, lag, copied) if split in LONG_LAG else None
+
+
 DIGITS = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -229,9 +266,17 @@ DATASETS: dict[str, Dataset] = {
     "fashion_mnist_embedded": Dataset(load_fashion_mnist_embedded, 10, FASHION),
     "fashion_mnist": Dataset(load_fashion_mnist, 10, FASHION),
     "mnist": Dataset(load_mnist, 10, DIGITS),
+    "adding": Dataset(load_adding),
+    "copying": Dataset(load_copying),
     "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
     "npz": Dataset(load_npz),
+    "state_of_the_union": Dataset(load_state_of_the_union),
+    "english_spanish": Dataset(load_english_spanish),
+    "cmudict": Dataset(load_cmudict),
+    "text": Dataset(load_text),
+    "text_pairs": Dataset(load_text_pairs),
+    "text_classification": Dataset(load_text_classification),
     "array_record": Dataset(load_array_record),
     "tfds": Dataset(load_tfds),
 }

@@ -7,7 +7,7 @@ is a function of (seed, step): a run resumes at any step at once, and any number
 import functools
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,12 +32,34 @@ def record_indices(length: int, seed: int, positions: np.ndarray) -> np.ndarray:
     return indices
 
 
+_SORTED_TOGETHER = 64  # batches; more would make those of one length still more alike, and their order less random
+
+
+def bucketed_indices(lengths: np.ndarray, seed: int, window: int, batch_size: int) -> np.ndarray:
+    """Returns the records of 64 batches, int64 (64, batch_size), of which each has records of about one length.
+
+    They are those that stand at these batches' positions of the endless order, sorted by length, cut into batches, and
+    these put into an order that depends on (seed, window).
+
+    Args:
+      lengths: positions that each record of the source fills.
+      seed: of the orders.
+      window: which 64 batches: number `window` begins with batch 64 * `window`.
+      batch_size: rows of a global batch.
+    """
+    size = _SORTED_TOGETHER * batch_size
+    indices = record_indices(len(lengths), seed, window * size + np.arange(size))
+    indices = indices[np.argsort(lengths[indices], kind="stable")].reshape(_SORTED_TOGETHER, batch_size)
+    return indices[permutation(_SORTED_TOGETHER, seed, window, 1)]
+
+
 def batches(
     source: Source,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    buckets: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
     threads: int | None = None,
@@ -50,6 +72,8 @@ def batches(
       batch_size: rows of a global batch, over all processes.
       seed: with the step, decides which records a batch holds. It isn't negative.
       start_step: the number of the first batch; it costs nothing to begin late.
+      buckets: the lengths that batches of a source of sequences may have, ascending. Records of about one length come
+        together, and a batch has the least of these lengths that its longest record fits. Each costs a compilation.
       process_index: process i of N gets rows i * batch_size / N to (i + 1) * batch_size / N - 1 of each global batch.
       process_count: N.
       threads: how many threads read records of a batch; by default one for each core. A source in memory needs none.
@@ -73,6 +97,17 @@ def batches(
     def make_batch(step: int, map_function: Callable) -> Record:
         return gather(source, record_indices(length, seed, step * batch_size + rows), map_function)
 
+    if len(buckets):
+        lengths = _check_buckets(source, buckets)
+        window_indices = functools.lru_cache(maxsize=1)(functools.partial(bucketed_indices, lengths, seed))
+
+        def make_batch(step: int, map_function: Callable) -> Record:
+            window, number = divmod(step, _SORTED_TOGETHER)
+            indices = window_indices(window, batch_size)[number]
+            width = buckets[int(np.searchsorted(buckets, lengths[indices].max()))]
+            batch = gather(source, indices[rows], map_function)
+            return {name: array[:, :width] if array.ndim > 1 else array for name, array in batch.items()}
+
     return _generate(source, make_batch, range(start_step, sys.maxsize // batch_size), threads, prefetch)
 
 
@@ -87,7 +122,7 @@ def evaluation_batches(
 ) -> Generator[Record, None, None]:
     """Returns the batches of one pass in order, all of one shape: name -> array (rows of this process, ...).
 
-    Each has one more array, "mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again.
+    Each has one more array, "example_mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again.
     The arguments and the errors are those of `batches`, but `batch_size` may exceed the number of records.
     """
     rows = _process_rows(batch_size, process_index, process_count)
@@ -96,7 +131,7 @@ def evaluation_batches(
     def make_batch(step: int, map_function: Callable) -> Record:
         positions = step * batch_size + rows
         real = positions < length
-        return gather(source, np.where(real, positions, 0), map_function) | {"mask": real.astype(np.float32)}
+        return gather(source, np.where(real, positions, 0), map_function) | {"example_mask": real.astype(np.float32)}
 
     return _generate(source, make_batch, range(-(-length // batch_size)), threads, prefetch)
 
@@ -111,6 +146,18 @@ def _process_rows(batch_size: int, process_index: int, process_count: int) -> np
         )
     size = batch_size // process_count
     return np.arange(process_index * size, (process_index + 1) * size)
+
+
+def _check_buckets(source: Source, buckets: Sequence[int]) -> np.ndarray:
+    """Returns the lengths of a source's records, if the buckets hold them all."""
+    lengths = getattr(source, "lengths", None)
+    if lengths is None:
+        raise ConfigError("buckets: the records of this data set all have one length")
+    if list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
+        raise ConfigError(f"buckets: expected ascending lengths, got {tuple(buckets)}")
+    if lengths.max() > buckets[-1]:
+        raise ConfigError(f"buckets: the longest record fills {lengths.max()} positions, the last is {buckets[-1]}")
+    return np.asarray(lengths)
 
 
 def _generate(

@@ -17,6 +17,8 @@ class Source(Protocol):
     A record of an image classification source is {"image": uint8 (height, width, channels), "label": int32 ()}.
     A source whose records are in memory may also offer `get_batch(indices) -> dict of stacked arrays`, which is used
     in place of one call per record. A record that can't be read raises DataError naming its number and its file.
+    A source of sequences may offer `lengths`, integers (records,): the positions that each fills, for batches that end
+    where their longest record does; every array with an axis in its records must have positions there.
     """
 
     def __len__(self) -> int: ...
@@ -54,12 +56,17 @@ class ArraySource:
 
 
 class SubsetSource:
-    """The records `indices` of another source, in that order; it offers `get_batch` if the other does."""
+    """The records `indices` of another source, in that order; what else the other offers, it does too."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source, self.indices = source, np.asarray(indices)
         if hasattr(source, "get_batch"):
             self.get_batch = self._get_batch
+        if getattr(source, "lengths", None) is not None:
+            self.lengths = source.lengths[self.indices]
+        for name in ("class_names", "tokenizer", "target_tokenizer"):
+            if hasattr(source, name):
+                setattr(self, name, getattr(source, name))
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,5 +1,6 @@
-"""Evaluation: metrics of a split, and predictions."""
+"""Evaluation: metrics of a split, predictions, and distances of texts."""
 
 from deepmodels.evaluation.loop import confusion_matrix, evaluate, predict
+from deepmodels.evaluation.text import bleu, edit_distance, error_rate
 
-__all__ = ["confusion_matrix", "evaluate", "predict"]
+__all__ = ["bleu", "confusion_matrix", "edit_distance", "error_rate", "evaluate", "predict"]

@@ -5,27 +5,33 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+from deepmodels.metrics import Mean
 from deepmodels.trees import PyTree
 
 
 def evaluate(
     step: Callable, params: PyTree, variables: PyTree, batches: Iterable[dict[str, jax.Array]]
 ) -> dict[str, float]:
-    """Returns the mean of each metric over all examples.
+    """Returns the mean of each metric over all examples, or over all that it weighs.
 
     Args:
-      step: `(params, variables, batch) -> metrics`, means over the batch's real examples, jitted.
+      step: `(params, variables, batch) -> metrics`, jitted: means over the batch's real examples, and each `Mean` over
+        what it was weighted with.
       params: the parameters to evaluate.
       variables: the untrained collections.
-      batches: placed batches of one shape; "mask" (B,) marks real examples by 1 and padding by 0.
+      batches: placed batches of one shape; "example_mask" (B,) marks real ones by 1 and padding by 0.
     """
-    results = [(step(params, variables, batch), batch["mask"].sum()) for batch in batches]
+    results = [(step(params, variables, batch), batch["example_mask"].sum()) for batch in batches]
     results = jax.device_get(results)  # one wait, at the end
-    total = sum(float(count) for _, count in results)
-    return {
-        name: float(sum(np.float64(metrics[name]) * count for metrics, count in results) / total)
-        for name in results[0][0]
-    }
+
+    def whole(name: str) -> float:
+        parts = [
+            metrics[name] if isinstance(metrics[name], Mean) else Mean(np.float64(metrics[name]) * count, count)
+            for metrics, count in results
+        ]
+        return float(jax.tree.map(lambda *sums: np.sum(sums, dtype=np.float64), *parts).value)
+
+    return {name: whole(name) for name in results[0][0]}
 
 
 def predict(
@@ -39,7 +45,9 @@ def predict(
       variables: the untrained collections.
       batches: as for `evaluate`.
     """
-    results = jax.device_get([(step(params, variables, batch), batch["label"], batch["mask"]) for batch in batches])
+    results = jax.device_get(
+        [(step(params, variables, batch), batch["label"], batch["example_mask"]) for batch in batches]
+    )
     real = [mask > 0 for _, _, mask in results]
     labels = np.concatenate([label[keep] for (_, label, _), keep in zip(results, real, strict=True)])
     return labels, np.concatenate([p[keep] for (p, _, _), keep in zip(results, real, strict=True)])

@@ -35,6 +35,33 @@ def check_flattened(images: jax.Array) -> None:
     _check_float(images)
 
 
+def check_tokens(tokens: jax.Array, *, length: int | None = None, name: str = "tokens") -> None:
+    """Checks that tokens are integers with axes (batch, position), at most `length` positions if that is given.
+
+    Raises:
+      ShapeError: they aren't; it calls them `name`.
+    """
+    if tokens.ndim != 2:
+        raise ShapeError(f"{name}: expected shape (batch, positions), got {tuple(tokens.shape)}")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ShapeError(f"{name}: expected integers, got {tokens.dtype}")
+    if length is not None and tokens.shape[1] > length:
+        raise ShapeError(f"{name}: expected at most {length} positions, got {tokens.shape[1]}")
+
+
+def check_mask(mask: jax.Array | None, tokens: jax.Array, *, name: str = "mask") -> None:
+    """Checks that a mask, unless it is None, has a bool for each of the tokens.
+
+    Raises:
+      ShapeError: it hasn't; it calls it `name`.
+    """
+    if mask is not None and (mask.shape != tokens.shape or mask.dtype != bool):
+        raise ShapeError(
+            f"{name}: expected bools of shape {tuple(tokens.shape)}, True where a position holds something, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+
+
 def _check_float(images: jax.Array) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ShapeError(f"images: expected floats, as normalised pixels are, got {images.dtype}")

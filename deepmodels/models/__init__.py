@@ -9,7 +9,9 @@ from deepmodels import arguments
 from deepmodels.errors import unknown
 from deepmodels.models import (
     alexnet,
+    bert,
     convnext,
+    ctc,
     deeplab,
     densenet,
     efficientnet,
@@ -21,9 +23,14 @@ from deepmodels.models import (
     mobilenet,
     neocognitron,
     perceptron,
+    recurrent,
     resnet,
+    seq2seq,
+    t5,
+    transformer,
     unet,
     vgg,
+    vit,
 )
 from deepmodels.models.variant import Variant
 
@@ -44,6 +51,13 @@ MODELS: dict[str, Variant] = {
     **fcn.VARIANTS,
     **unet.VARIANTS,
     **deeplab.VARIANTS,
+    **recurrent.VARIANTS,
+    **seq2seq.VARIANTS,
+    **ctc.VARIANTS,
+    **transformer.VARIANTS,
+    **bert.VARIANTS,
+    **t5.VARIANTS,
+    **vit.VARIANTS,
 }
 
 

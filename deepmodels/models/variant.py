@@ -39,3 +39,9 @@ def images(height: int, width: int, channels: int) -> dict[str, jax.ShapeDtypeSt
 def vectors(size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the `inputs` of a model that takes float32 vectors of one size."""
     return {"inputs": jax.ShapeDtypeStruct((size,), np.float32)}
+
+
+def tokens(length: int, target_length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the `inputs` of a model that takes int32 tokens, and of one that takes targets too."""
+    lengths = {"tokens": length} | ({} if target_length is None else {"targets": target_length})
+    return {name: jax.ShapeDtypeStruct((size,), np.int32) for name, size in lengths.items()}

@@ -11,19 +11,29 @@ Batch = dict[str, jax.Array]
 
 def _mean(values: jax.Array, batch: Batch) -> jax.Array:
     """The mean over the batch, or over its real examples where a mask marks the padding of a last batch."""
-    if "mask" not in batch:
+    if "example_mask" not in batch:
         return values.mean()
-    mask = batch["mask"].astype(values.dtype)
+    mask = batch["example_mask"].astype(values.dtype)
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def _outputs(forward, batch: Batch, key: jax.Array | None) -> tuple:
+    """What `forward` makes of images, or of tokens or vectors with the mask and the segments that the batch has."""
+    if "image" in batch:
+        return forward(batch["image"], key=key)
+    named = {name: batch[name] for name in ("mask", "segments") if name in batch}
+    return forward(batch["tokens"] if "tokens" in batch else batch["inputs"], key=key, **named)
 
 
 def classification(forward, batch: Batch, key: jax.Array | None, *, label_smoothing: float = 0.0):
     """Softmax cross-entropy with labels that are classes, or distributions over them.
 
     Args:
-      forward: `forward(images, key=key)` returns logits (B, K) and the model's new variables.
-      batch: "image" (B, H, W, C) floats, "label" (B,) integers in [0, K) or (B, K) floats that add up to 1, as mixup
-        makes them, optionally "mask" (B,) of 0 and 1.
+      forward: `forward(inputs, key=key)` returns logits (B, K) and the model's new variables; it gets "mask" and
+        "segments" by name where a batch of sequences has them.
+      batch: "image" (B, H, W, C) floats, "tokens" (B, T) integers or "inputs" (B, T, C) floats; "label" (B,) integers
+        in [0, K) or (B, K) floats that add up to 1, as mixup makes them; optionally "mask" (B, T) of bools, True where
+        a position holds something, and "segments" (B, T) integers; optionally "example_mask" (B,) of 0 and 1.
       key: randomness of the forward pass (dropout), or None.
       label_smoothing: share of the probability that goes to all classes alike. Szegedy et al. (2015), arXiv:1512.00567.
 
@@ -34,7 +44,7 @@ def classification(forward, batch: Batch, key: jax.Array | None, *, label_smooth
     Raises:
       ShapeError: labels are neither.
     """
-    logits, variables = forward(batch["image"], key=key)
+    logits, variables = _outputs(forward, batch, key)
     loss = _cross_entropy(logits, batch, label_smoothing)
     return loss, ({"loss": loss, "accuracy": _accuracy(logits, batch)}, variables)
 

@@ -31,7 +31,7 @@ def segmentation(
       forward: `forward(images, key=key)` returns logits (B, H, W, K), or a pair of these and a tuple of auxiliary
         logits like them, and the model's new variables.
       batch: "image" (B, H', W', C) floats; "label" (B, H, W) integers, in [0, K) or `ignore_label`; optionally "weight"
-        (B, H, W), of each pixel's loss; optionally "mask" (B,) of 0 and 1. Labels larger than the logits, as an
+        (B, H, W), of each pixel's loss; optionally "example_mask" (B,) of 0 and 1. Labels larger than the logits, as an
         unpadded network's are smaller than its images, are cropped around the middle, and so are the weights.
       key: randomness of the forward pass (dropout), or None.
       ignore_label: the label of pixels that count for nothing.

@@ -26,6 +26,11 @@ class Restored(NamedTuple):
     damaged: list[str]
 
 
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps that have a whole checkpoint in a run's folder, in ascending order; none if there is no run."""
+    return sorted(int(path.name) for path in Path(workdir, "checkpoints").glob("*") if path.name.isdigit())
+
+
 class Checkpoints:
     """The checkpoints of one run, in the folders `checkpoints` and, set aside, `damaged` of its workdir."""
 
@@ -47,7 +52,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, in ascending order."""
-        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        return saved_steps(self._folder.parent)
 
     def save(self, step: int, state: PyTree, record: Mapping[str, Any]) -> None:
         """Starts to save a state; its arrays may be donated as soon as this returns.

@@ -1,7 +1,8 @@
 """The training step, compiled: by `jax.jit` over a mesh, or by `jax.pmap` for pure data parallelism.
 
-Both compile the step ahead of time and offer the same four things: `enter` and `leave` turn a state into the form the
-loop keeps it in and back, `place` puts a host batch on the devices, and the call makes a step.
+Both compile the step ahead of time, once for each shape of a batch, and offer the same four things: `enter` and `leave`
+turn a state into the form the loop keeps it in and back, `place` puts a host batch on the devices, and the call makes a
+step.
 """
 
 import time
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from deepmodels import parallel
+from deepmodels import parallel, tuning
 from deepmodels.errors import ConfigError
 from deepmodels.trees import PyTree
 
@@ -26,6 +27,7 @@ class JitStep:
     def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
         """Keeps the step; `compile` does the work."""
         self.place = partial(parallel.place, mesh=mesh)
+        self._compiled = {}
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -34,7 +36,7 @@ class JitStep:
 
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
         """Makes a step."""
-        return self._step(state, batch)
+        return _compiled(self, state, batch)(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state as it is."""
@@ -60,7 +62,7 @@ class PmapStep:
             raise ConfigError(f"config.compile='pmap' is for pure data parallelism, the mesh is {dict(mesh.shape)}")
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
-        self._devices, self._shardings = list(mesh.devices.flat), shardings
+        self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}
         self._step = jax.pmap(step, axis_name=self.axis_name, devices=self._devices, donate_argnums=0)
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -69,7 +71,7 @@ class PmapStep:
 
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
         """Makes a step."""
-        return self._step(state, batch)
+        return _compiled(self, state, batch)(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state with a leading axis of devices."""
@@ -85,13 +87,25 @@ class PmapStep:
         return {name: x.reshape(count, len(x) // count, *x.shape[1:]) for name, x in batch.items()}
 
 
+def _shapes(batch: PyTree) -> tuple:
+    return tuple(sorted((name, x.shape) for name, x in batch.items()))
+
+
+def _compiled(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> Callable:
+    """The step for batches of this shape; that of a length not met so far is compiled here."""
+    shapes = _shapes(batch)
+    if shapes not in step._compiled:
+        _compile(step, state, batch)
+    return step._compiled[shapes]
+
+
 def _compile(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> dict[str, float]:
     start = time.monotonic()
     lowered = step._step.lower(state, batch)
     middle = time.monotonic()
-    step._step = lowered.compile()
+    compiled = step._compiled[_shapes(batch)] = lowered.compile(tuning.compiler_options())
     facts = {"lower_seconds": middle - start, "compile_seconds": time.monotonic() - middle}
-    memory = step._step.memory_analysis()
+    memory = compiled.memory_analysis()
     if memory is not None:
         facts["step_memory_bytes"] = float(
             memory.argument_size_in_bytes

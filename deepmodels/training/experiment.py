@@ -1,5 +1,6 @@
 """From a config to what it names: mesh, model, objective, optimizer, data, and the shapes and places of the state."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,14 +13,14 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from deepmodels import augment, data, models, objectives, parallel
+from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
 from deepmodels import config as configs
-from deepmodels.errors import ConfigError
+from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import evaluate
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of, master_dtype
 
-PIPELINE = ("name", "batch_size", "threads", "mean", "std", "crop_size", "validation_size")
+PIPELINE = ("name", "batch_size", "threads", "mean", "std", "crop_size", "validation_size", "buckets")
 
 
 class Experiment(NamedTuple):
@@ -35,7 +36,7 @@ class Experiment(NamedTuple):
     sources: dict[str, data.Source]  # by split: train, test, and validation where there is one
     class_names: tuple[str, ...]
     abstract: TrainState  # shapes, dtypes and shardings
-    init: Callable[[], TrainState]  # makes the first state, each leaf where it belongs
+    init: Callable[..., TrainState]  # makes the first state, or all of it but the leaves given, where they belong
 
 
 def make(config: Mapping[str, Any]) -> Experiment:
@@ -50,11 +51,12 @@ def make(config: Mapping[str, Any]) -> Experiment:
     mesh = parallel.make_mesh(config.mesh)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate)
     model = models.create(**config.model)
-    objective = objectives.create(**config.objective)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
     dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
+    _check_vocabulary(model, sources["train"])
+    objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | dict(config.objective))
     prepare = make_prepare(
         config.data.get("mean", 0.0),
         config.data.get("std", 1.0),
@@ -62,15 +64,17 @@ def make(config: Mapping[str, Any]) -> Experiment:
         config.data.get("crop_size"),
     )
 
-    def init_state() -> TrainState:
+    def init_state(given: Mapping[str, jax.Array] | None = None) -> TrainState:
         key = jax.random.key(config.seed)
-        example = prepare({"image": jnp.zeros((1, *record["image"].shape), record["image"].dtype)}, None)
-        example = cast_floats(example, jnp.dtype(jnp.float32))  # as Linen makes parameters
-        variables = dict(cast_floats(model.init(key, example["image"]), dtype))
+        example = {name: jnp.zeros(array.shape, array.dtype) for name, array in _example(sources["train"]).items()}
+        example = cast_floats(prepare(example, None), jnp.dtype(jnp.float32))  # as Linen makes parameters
+        _, variables = _model_call(objective, partial(_init_with_output, model, key), example).result
+        if given:
+            variables = trees.map_named(lambda name, leaf: given.get(name, leaf), variables)
+        variables = dict(cast_floats(variables, dtype))
         params = variables.pop("params", {})
         return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
 
-    record = sources["train"][0]
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
@@ -89,6 +93,32 @@ def make(config: Mapping[str, Any]) -> Experiment:
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
         jax.jit(init_state, out_shardings=shardings),
     )  # fmt: skip
+
+
+def pretrained(x: Experiment) -> dict[str, jax.Array]:
+    """Returns the leaves that `config.init` takes from a file or the hub, each where it belongs; none without weights.
+
+    They are named with their collection, "params/stem_conv/kernel", and are an argument of `x.init`.
+
+    Raises:
+      WeightsError: the weights aren't there, can't be read, or don't fit the model.
+      ConfigError: an argument of `config.init` is wrong.
+    """
+    section = dict(x.config.init)
+    weights = section.pop("weights")
+    if weights is None:
+        return {}
+    section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
+    places = {"params": x.abstract.params, **x.abstract.variables}
+    try:
+        arrays = loading.read_leaves(x.config.model.name, places, weights, **section)
+    except (WeightsError, ConfigError) as error:
+        raise type(error)(f"config.init: {error}") from error
+    slots = trees.flatten(places)
+    return {
+        name: jax.make_array_from_callback(array.shape, slots[name].sharding, array.__getitem__)
+        for name, array in arrays.items()
+    }
 
 
 def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None) -> Callable:
@@ -120,6 +150,7 @@ def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarr
         batch_size=x.config.data.batch_size,
         seed=x.config.seed,
         start_step=start_step,
+        buckets=tuple(x.config.data.get("buckets", ())),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=x.config.data.get("threads"),
@@ -141,9 +172,18 @@ def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, floa
 
 def metric_names(x: Experiment) -> list[str]:
     """Returns the names of the objective's metrics, by tracing an evaluation abstractly."""
-    record = x.sources["train"][0]
-    batch = {name: jax.ShapeDtypeStruct((1, *np.shape(v)), np.asarray(v).dtype) for name, v in record.items()}
+    batch = _example(x.sources["train"])
     return list(jax.eval_shape(_evaluation_step(x), x.abstract.params, x.abstract.variables, batch))
+
+
+def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
+    """Returns the shapes of what the objective gives the model of one record, but for what it gives by name."""
+
+    def inputs(params, variables, batch):
+        batch = cast_floats(x.prepare(batch, None), jnp.dtype(jnp.float32))
+        return _model_call(x.objective, bind(x.model, params, variables, train=False), batch).inputs
+
+    return list(jax.eval_shape(inputs, x.abstract.params, x.abstract.variables, _example(x.sources["train"])))
 
 
 def _evaluation_step(x: Experiment) -> Callable:
@@ -160,8 +200,28 @@ def make_prediction(x: Experiment) -> Callable:
     @jax.jit
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        logits, _ = bind(x.model, params, variables, train=False)(batch["image"])
+        logits, _ = _model_call(x.objective, bind(x.model, params, variables, train=False), batch).result
         return jax.nn.softmax(logits.astype(jnp.float32))
+
+    return step
+
+
+def make_reading(x: Experiment) -> Callable:
+    """Returns `step(params, variables, batch) -> (inputs, outputs)` of the model on texts, jitted.
+
+    Inputs are a tuple of what the model gets by position. Outputs are its likeliest tokens (B, T), each given the true
+    ones before it, or None if it doesn't write tokens.
+    """
+
+    @jax.jit
+    def step(params, variables, batch):
+        params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
+        call = _model_call(x.objective, bind(x.model, params, variables, train=False), batch)
+        outputs = call.result[0]
+        logits = outputs.get("masked_lm") if isinstance(outputs, dict) else outputs
+        words = x.sources["test"].target_tokenizer.vocab_size
+        writes = logits is not None and logits.ndim == 3 and logits.shape[-1] >= words
+        return call.inputs, logits.argmax(-1) if writes else None
 
     return step
 
@@ -180,12 +240,65 @@ def evaluation_batches(x: Experiment, split: str) -> Iterator[dict[str, jax.Arra
     )
 
 
+class _Call(NamedTuple):
+    inputs: tuple[jax.Array, ...]
+    result: Any
+
+
+def _model_call(objective: Callable, forward: Callable, batch: Mapping[str, jax.Array]) -> _Call:
+    """The one call that an objective makes of the model: it alone knows what the model takes of a batch."""
+    calls = []
+
+    def listening(*inputs, **options):
+        calls.append(_Call(inputs, forward(*inputs, **options)))
+        return calls[-1].result
+
+    objective(listening, batch, None)
+    return calls[0]
+
+
+def _init_with_output(model: nn.Module, init_key: jax.Array, *inputs, key: jax.Array | None = None, **named):
+    return model.init_with_output(init_key, *inputs, **named)
+
+
+def _example(source: data.Source) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of one record, abstractly."""
+    return {name: jax.ShapeDtypeStruct((1, *np.shape(v)), np.asarray(v).dtype) for name, v in source[0].items()}
+
+
+def _token_ids(objective: str, source: data.Source) -> dict[str, Any]:
+    """What an objective wants to know of the vocabulary and a config need not say, from the data's tokenizer."""
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None or objective not in objectives.OBJECTIVES:
+        return {}
+    known = {
+        "vocab_size": tokenizer.vocab_size,
+        "special_ids": tuple(sorted(set(tokenizer.special.values()))),
+        "mask_id": tokenizer.special.get("mask"),
+        "sentinels": tokenizer.sentinels,
+        "start_id": tokenizer.start_id,
+        "end_id": tokenizer.end_id,
+    }
+    takes = inspect.signature(objectives.OBJECTIVES[objective]).parameters
+    return {name: value for name, value in known.items() if name in takes and value is not None}
+
+
+def _check_vocabulary(model: nn.Module, source: data.Source) -> None:
+    size = getattr(model, "vocab_size", None)
+    if size is None or not hasattr(source, "tokenizer"):
+        return
+    tokenizers.check_vocab(source.tokenizer, size, name="config.model.vocab_size")
+    name = "target_vocab_size" if hasattr(model, "target_vocab_size") else "vocab_size"
+    if "targets" in source[0]:
+        tokenizers.check_vocab(source.target_tokenizer, getattr(model, name), name=f"config.model.{name}")
+
+
 def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:
     section = {key: value for key, value in config.data.items() if key not in PIPELINE}
     size = config.data.get("validation_size", 0)
     splits = ("train", "test", *(["validation"] if size else []))
     sources = {split: data.create(config.data.name, split=split, validation_size=size, **section) for split in splits}
-    names = data.DATASETS[config.data.name].class_names or getattr(sources["train"], "class_names", None)
+    names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
 
 

@@ -4,17 +4,21 @@
     variables = transfer(pretrained, model.init(key, images))  # all but the head
     optimizer = freeze(optax.adamw(1e-3), "stage.*")  # or optimizer=dict(..., freeze="stage.*") in a config
 
-Freezing is about parameters, as `requires_grad=False` is in torch: a frozen BatchNorm that runs in training mode goes
-on normalising by the batch and updating its running statistics.
+A module whose parameters are all frozen runs as in evaluation while the others train: its batch norms normalise by
+their running statistics and keep them, bit by bit (timm's `freeze` does the same), and nothing in it is dropped. It is
+`make_train_step` that sees to this, given the pattern too, as a run does with its config's; an optimizer can't.
 """
 
+import contextlib
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from rich import box
 from rich.table import Table
 
@@ -55,6 +59,40 @@ def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.Gradi
         return jax.tree.map(_moved_or_still, updates, moved), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def without_gradient(params: PyTree, pattern: str | None) -> PyTree:
+    """Returns `params`, with the leaves whose path matches taken for constants: what only they need isn't computed.
+
+    Args:
+      params: parameters.
+      pattern: a regular expression for whole paths, as for `freeze`; None matches none.
+    """
+    if pattern is None:
+        return params
+    return jax.tree.map(lambda f, p: jax.lax.stop_gradient(p) if f else p, trees.mask(params, pattern), params)
+
+
+def resting(params: PyTree, pattern: str | None) -> contextlib.AbstractContextManager:
+    """Returns a context in which modules whose parameters are all frozen are called with `train=False`.
+
+    Args:
+      params: parameters of the model that is called inside.
+      pattern: a regular expression for whole paths, as for `freeze`; None matches none.
+    """
+    if pattern is None:
+        return contextlib.nullcontext()
+    frozen = _frozen_modules(params, pattern)
+
+    def call(function: Callable, arguments: tuple, named: dict, context: nn.module.InterceptorContext) -> Any:
+        signature = inspect.signature(context.orig_method)
+        if context.module.path in frozen and "train" in signature.parameters:
+            bound = signature.bind(*arguments, **named)
+            bound.arguments["train"] = False
+            arguments, named = bound.args, bound.kwargs
+        return function(*arguments, **named)
+
+    return nn.intercept_methods(call)
 
 
 def trainable_table(params: PyTree, pattern: str) -> Table:
@@ -127,6 +165,16 @@ def _frozen(params: PyTree, pattern: str) -> set[str]:
     if len(frozen) == len(names):
         raise ConfigError(f"freeze: {pattern!r} matches every parameter, nothing is left to train")
     return frozen
+
+
+def _frozen_modules(params: PyTree, pattern: str) -> set[tuple[str, ...]]:
+    """The paths of the modules that have parameters, and only frozen ones."""
+    modules: dict[tuple[str, ...], bool] = {}
+    for name, frozen in trees.flatten(trees.mask(params, pattern)).items():
+        path = tuple(name.split("/"))
+        for depth in range(len(path)):
+            modules[path[:depth]] = frozen and modules.get(path[:depth], True)
+    return {path for path, frozen in modules.items() if frozen}
 
 
 def _compiled(pattern: str) -> re.Pattern:

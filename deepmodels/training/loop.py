@@ -1,5 +1,6 @@
 """The training loop: one straight page from a config to a trained, saved and reported model."""
 
+import io
 import itertools
 import json
 import time
@@ -9,16 +10,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from deepmodels import cache, parallel, trees
+from deepmodels import cache, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.training import experiment
-from deepmodels.training.checkpoint import Checkpoints
+from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
+from deepmodels.training.freeze import trainable_table
 from deepmodels.training.optimizer import averaged_params
 from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
@@ -26,6 +30,8 @@ from deepmodels.training.sinks import create_sinks, read_json_lines
 from deepmodels.training.step import TrainState, make_train_step
 from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
 from deepmodels.trees import PyTree
+
+_TEXTS = 12  # in the report
 
 
 class TrainingError(DeepModelsError):
@@ -55,27 +61,35 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     Raises:
       ConfigError: the config can't be used, or isn't the one that the workdir was started with.
       DataError: the data set is missing or damaged.
+      WeightsError: the weights to start from aren't there, can't be read, or don't fit the model.
       CheckpointError: a checkpoint can't be saved, or none of those there can be read.
       TrainingError: the loss isn't finite.
     """
     say = (lambda _: None) if quiet or jax.process_index() else print
     cache.enable()
+    tuning.keep_memory()
     x = experiment.make(config)
     config, every = x.config, x.config.every
     watched = "validation" if "validation" in x.sources else "test"
     _check_metrics(x, watched)
+    given = {} if saved_steps(workdir) else experiment.pretrained(x)
     workdir = open_workdir(workdir, config)
 
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(x.abstract)
     if restored is None:
-        state, evaluations = x.init(), []
+        state, evaluations = x.init(given), []
+        if given:
+            say(_origins(x, given))
     else:
         state, evaluations = restored.state, restored.record["evaluations"]
         for line in restored.damaged:
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    freeze = config.optimizer.get("freeze")
+    if freeze:
+        say(_text(trainable_table(x.abstract.params, freeze)))
     start = step = int(state.step)
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
     sinks = []
@@ -87,7 +101,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     train_step = compiled(
         make_train_step(
             x.model, x.objective, x.optimizer, seed=config.seed, precision=config.precision,
-            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name,
+            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name, freeze=freeze,
         ),
         x.mesh,
         jax.tree.map(lambda leaf: leaf.sharding, x.abstract),
@@ -292,6 +306,22 @@ def _headline(x: Experiment) -> str:
     )
 
 
+def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> str:
+    """Which leaves of the first state came from a file, and which are new."""
+    leaves = trees.flatten({"params": x.abstract.params, **x.abstract.variables})
+    new = [f"{name.partition('/')[2]} {list(leaf.shape)}" for name, leaf in leaves.items() if name not in given]
+    return (
+        f"{x.config.init.weights}: {len(given):,} of {len(leaves):,} leaves, {trees.count(dict(given)):,} numbers; "
+        f"new at random: {', '.join(new) or 'none'}"
+    )
+
+
+def _text(table: Table) -> str:
+    text = io.StringIO()
+    Console(file=text, width=80, color_system=None).print(table)
+    return text.getvalue().rstrip()
+
+
 def _write(sinks, step: int, values: Mapping[str, float]) -> None:
     for sink in sinks:
         sink.scalars(step, values)
@@ -300,12 +330,15 @@ def _write(sinks, step: int, values: Mapping[str, float]) -> None:
 def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float]) -> Path:
     history = read_json_lines(workdir / "metrics.jsonl")
     params = averaged_params(state.params, state.opt_state)
-    record = x.sources["test"][0]
-    answers = _segmented if np.ndim(record["label"]) == 2 else _classified
-    shape = jax.eval_shape(lambda image: x.prepare({"image": image}, None)["image"], record["image"][None]).shape[1:]
-    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == shape[-1]]
+    inputs, record, kernels = experiment.model_inputs(x), x.sources["test"][0], []
+    if "image" in record:
+        answers = _segmented if np.ndim(record["label"]) == 2 else _classified
+        channels = inputs[0].shape[-1]
+        kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
+    else:
+        answers = _read if hasattr(x.sources["test"], "tokenizer") else lambda *_: {}
     rates = [line["examples_per_second"] for line in history if "examples_per_second" in line]
-    table = summary(x.model, (1, *shape))
+    table = summary(x.model, *inputs)
     return write_report(
         workdir,
         title=f"{x.config.model.name} on {x.config.data.name}",
@@ -341,6 +374,45 @@ def _classified(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, A
             "labels": labels[shown],
             "predictions": predictions[shown],
             "probabilities": probabilities[shown],
+        },
+    }
+
+
+def _read(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """What the report shows of texts: the first of the test split, and what the model makes of them."""
+    source, size = x.sources["test"], x.config.data.batch_size
+    batches = [*itertools.islice(experiment.evaluation_batches(x, "test"), -(-_TEXTS // size))]
+    step = experiment.make_reading(x)
+    answers = jax.device_get([step(params, variables, batch) for batch in batches])
+    if answers[0][1] is None:
+        classified = "label" in source[0] and np.ndim(source[0]["label"]) == 0
+        return _classified_texts(x, params, variables) if classified else {}
+    columns = {"input": [], "target": [], "prediction": []}
+    rows = [tuple(row) for inputs, written in answers for row in zip(*inputs, written, strict=True)]
+    for index, (given, *rest) in enumerate(rows[: min(_TEXTS, len(source))]):
+        record, written = source[index], rest.pop()
+        target = rest[0][1:] if rest else record["tokens"]  # what a decoder reads begins with what it starts from
+        held = record.get("target_mask", record.get("mask", np.ones(len(written), bool)))[-len(written) :]
+        columns["input"].append(source.tokenizer.decode(given.tolist()))
+        columns["target"].append(source.target_tokenizer.decode(target.tolist()))
+        columns["prediction"].append(source.target_tokenizer.decode(written[held].tolist()))
+    return {"examples": columns}
+
+
+def _classified_texts(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """What the report shows of a classifier of texts."""
+    batches = experiment.evaluation_batches(x, "test")
+    labels, probabilities = predict(experiment.make_prediction(x), params, variables, batches)
+    predictions, source = probabilities.argmax(-1), x.sources["test"]
+    names = x.class_names if len(x.class_names) == probabilities.shape[-1] else range(probabilities.shape[-1])
+    shown = range(min(_TEXTS, len(labels)))
+    return {
+        "confusion": confusion_matrix(labels, predictions, probabilities.shape[-1]),
+        "class_names": list(map(str, names)),
+        "examples": {
+            "input": [source.tokenizer.decode(source[index]["tokens"].tolist()) for index in shown],
+            "target": [str(names[labels[index]]) for index in shown],
+            "prediction": [f"{names[predictions[index]]} {probabilities[index].max():.0%}" for index in shown],
         },
     }
 

@@ -18,12 +18,14 @@ _PANELS = {  # metric: title, in this order
     "loss": "Loss",
     "accuracy": "Accuracy",
     "mean_iou": "Mean IoU",
+    "perplexity": "Perplexity",
     "learning_rate": "Learning rate",
 }
 _COLORS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _RIGHT, _WRONG = "#15803d", "#dc2626"
 _SHOWN = 24  # samples, and mistakes, at most
+_LONGEST = 240  # characters of a text in the table of examples
 _SEGMENTED = 12  # samples at most that show a class for each pixel
 _MAX_NAMED = 40  # classes; the confusion matrix of more has no room for their names
 _MAX_COUNTED = 15  # classes; nor, of more, for the counts
@@ -37,6 +39,7 @@ def write_report(
     class_names: Sequence[str] | None = None,
     filters: np.ndarray | None = None,
     samples: Mapping[str, np.ndarray] | None = None,
+    examples: Mapping[str, Sequence[str]] | None = None,
     summary_text: str = "",
     config_text: str = "",
     facts: Mapping[str, Any] | None = None,
@@ -45,14 +48,16 @@ def write_report(
     """Writes report.html, which needs no other file, and the PNGs it shows into report/; returns the page's path.
 
     Every part is left out if its argument is None or empty.
-    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy", "mean_iou" or
-      "learning_rate" for training and with a prefix for anything else ("validation/loss"); None where a value wasn't
-      finite
+    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy", "mean_iou",
+      "perplexity" or "learning_rate" for training and with a prefix for anything else ("validation/loss"); None where a
+      value wasn't finite
     - confusion: counts of shape (classes, classes), rows the true class; `class_names` has one name per class
     - filters: the first layer's kernel, of shape (height, width, channels in, channels out)
     - samples: "images" uint8 (N, height, width, 1 or 3), "labels" and "predictions" integers (N,), "probabilities"
       float (N, classes); or, of each pixel, "labels" and "predictions" integers (N, height, width), the predictions
       perhaps smaller, for the middle
+    - examples: texts by column, {"input": [...], "target": [...], "prediction": [...]}, as many in each; of a long text
+      the beginning is shown
     - summary_text, config_text: shown as they are
     - facts: what the table at the top says, in its order; text, or numbers (a whole number gets its thousands)
 
@@ -94,6 +99,8 @@ def write_report(
         data = base64.b64encode(path.read_bytes()).decode()
         image = f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">'
         sections.append(f"<section><h2>{escape(heading)}</h2><figure>{image}</figure></section>")
+    if examples is not None:
+        sections.append(f"<section><h2>Examples</h2>{_examples(examples)}</section>")
     for heading, text in (("Model", summary_text), ("Config", config_text)):
         if text:
             sections.append(f"<section><h2>{heading}</h2><pre>{escape(text)}</pre></section>")
@@ -326,6 +333,15 @@ def _picture(figure: "Figure", left: float, bottom: float, width: float, height:
     axes = figure.add_axes((left, bottom, width, height), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
+
+
+def _examples(examples: Mapping[str, Sequence[str]]) -> str:
+    def cell(text: str) -> str:
+        return f"<td>{escape(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…')}</td>"
+
+    head = "".join(f"<th>{escape(name)}</th>" for name in examples)
+    rows = ("".join(map(cell, row)) for row in zip(*examples.values(), strict=True))
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def _page(title: str, facts: Mapping[str, Any], sections: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import statistics_over
+from deepmodels.metrics import Mean, values
+from deepmodels.training.freeze import resting, without_gradient
 from deepmodels.trees import PyTree
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
@@ -47,22 +49,33 @@ def cast_floats(tree: PyTree, dtype: jnp.dtype) -> PyTree:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def bind(model: nn.Module, params: PyTree, variables: PyTree, *, train: bool, axis_name: str | None = None) -> Callable:
-    """Returns `forward(*inputs, key=None) -> (outputs, new variables)`: the model with its arrays bound.
+def bind(
+    model: nn.Module,
+    params: PyTree,
+    variables: PyTree,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+    freeze: str | None = None,
+) -> Callable:
+    """Returns `forward(*inputs, key=None, **named) -> (outputs, new variables)`: the model with its arrays bound.
 
     Args:
-      model: called as `model(*inputs, train=train)`.
+      model: called as `model(*inputs, **named, train=train)`.
       params: its parameters.
       variables: its untrained collections; while training they come back changed.
       train: whether statistics are updated and dropout drops.
       axis_name: under `jax.pmap`, the axis over which batch statistics are taken, so that they are the whole batch's.
+      freeze: pattern of the parameters that don't train; modules that have no others run as in evaluation.
     """
 
-    def forward(*inputs: jax.Array, key: jax.Array | None = None) -> tuple[PyTree, PyTree]:
+    def forward(*inputs: jax.Array, key: jax.Array | None = None, **named: jax.Array) -> tuple[PyTree, PyTree]:
         mutable = list(variables) if train else False
         rngs = {} if key is None else {"dropout": key}
-        with statistics_over(axis_name):
-            result = model.apply({"params": params, **variables}, *inputs, train=train, rngs=rngs, mutable=mutable)
+        with statistics_over(axis_name), resting(params, freeze):
+            result = model.apply(
+                {"params": params, **variables}, *inputs, **named, train=train, rngs=rngs, mutable=mutable
+            )
         return result if train else (result, variables)
 
     return forward
@@ -78,6 +91,7 @@ def make_train_step(
     accumulate: int = 1,
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
     axis_name: str | None = None,
+    freeze: str | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)`, to be compiled by `jax.jit` or `jax.pmap`.
 
@@ -90,15 +104,17 @@ def make_train_step(
       accumulate: number of equal parts that a batch is split into; their gradients are averaged before the update.
       prepare: `(batch, key) -> batch`, on the device: normalisation and augmentation.
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+      freeze: pattern of the parameters that get no gradient, as the optimizer has it; see `deepmodels.training.freeze`.
     """
     dtype = dtype_of(precision)
 
     def loss_fn(params, variables, batch, key):
-        params, batch = cast_floats((params, prepare(batch, key)), dtype)
-        return objective(bind(model, params, variables, train=True, axis_name=axis_name), batch, key)
+        params, batch = cast_floats((without_gradient(params, freeze), prepare(batch, key)), dtype)
+        return objective(bind(model, params, variables, train=True, axis_name=axis_name, freeze=freeze), batch, key)
 
     def gradients(params, variables, batch, key):
         grads, (metrics, variables) = jax.grad(loss_fn, has_aux=True)(params, variables, batch, key)
+        grads = _scaled(grads, metrics["loss"], jnp.multiply)  # parts with more tokens than others count for more
         if axis_name is not None:
             grads, metrics, variables = jax.lax.pmean((grads, metrics, variables), axis_name)
         return grads, metrics, variables
@@ -122,12 +138,21 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         compute = gradients if accumulate == 1 else accumulated
         grads, metrics, variables = compute(state.params, state.variables, batch, key)
+        grads, metrics = _scaled(grads, metrics["loss"], jnp.divide), values(metrics)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, variables, opt_state)
         return state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return train_step
+
+
+def _scaled(grads: PyTree, loss: jax.Array | Mean, operation: Callable) -> PyTree:
+    """Gradients multiplied with or divided by the weight of the mean that the loss is, if it has one."""
+    if not isinstance(loss, Mean):
+        return grads
+    weight = loss.weight.clip(1e-9)
+    return jax.tree.map(lambda g: operation(g, weight.astype(g.dtype)), grads)
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

@@ -35,7 +35,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
         raise ConfigError(f"workdir {str(workdir)!r} can't be written: {error.strerror}") from error
     stored = workdir / "config.json"
     if stored.exists():
-        lines = configs.differences(read_config(workdir), config)
+        lines = configs.differences(configs.complete(read_config(workdir)), config)
         if lines:
             raise ConfigError(
                 f"workdir {str(workdir)!r} holds a run of another config:\n  "

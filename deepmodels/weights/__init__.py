@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.weights import (
     alexnet,
+    bert,
     convnext,
     deeplab,
     densenet,
@@ -12,8 +13,12 @@ from deepmodels.weights import (
     fcn,
     inception,
     mobilenet,
+    recurrent,
     resnet,
+    t5,
+    transformer,
     vgg,
+    vit,
 )
 from deepmodels.weights.convert import Rules, count_known
 
@@ -32,6 +37,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         "convnext": convnext.TORCHVISION,
         "fcn": fcn.TORCHVISION,
         "deeplab": deeplab.TORCHVISION,
+        "vit": vit.TORCHVISION,
     },
     "timm": {
         **vgg.TIMM,
@@ -40,7 +46,17 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         "densenet": densenet.TIMM,
         "mobilenet": mobilenet.TIMM,
         "convnext": convnext.TIMM,
+        "vit": vit.TIMM,
     },
+    "transformers": {
+        **bert.TRANSFORMERS,
+        "t5": t5.TRANSFORMERS,
+        "vit": vit.VIT,
+        "dinov2_s_14": vit.DINOV2,
+    },
+    "torch": {"transformer": transformer.TORCH, **recurrent.TORCH},
+    "fairseq": {"roberta_base": bert.FAIRSEQ},
+    "g2p_en": {"g2p_gru": recurrent.G2P_EN},
 }
 
 

@@ -5,9 +5,10 @@ A row says how another library's name maps to a leaf of ours:
     Rule("layer{stage+1}.{block}.conv{n}.weight", "params/stage{stage}_block{block}/conv{n}/kernel", CONV)
 
 `{n}` stands for a decimal number, `{stage+1}` for one that is larger by 1 than `stage`; the same fields stand on both
-sides. A target begins with its collection. Layers that are stacked by a scan have the index in brackets at the end:
-"params/stage0_blocks/conv1/kernel[{block}]". A row without a target names keys that carry nothing; there, `{*}` stands
-for any text. The first row that fits a key and leads to a leaf of the model counts.
+sides. A target begins with its collection. Layers that are stacked by a scan have their number in brackets, behind the
+module or the leaf: "params/layers[{layer}]/dense1/kernel". A source may be one of several equal parts of an array's
+first axis: "layers.{layer}.qkv.weight[0/3]" for the first of three. A row without a target names keys that carry
+nothing; there, `{*}` stands for any text. The first row that fits a key and leads to a leaf of the model counts.
 
 Both directions are strict: whatever isn't mapped, filled, or of the right shape and dtype is listed in one error.
 """
@@ -79,6 +80,28 @@ def dense(source: str, target: str, kernel: Transform = DENSE) -> Rules:
     return conv(source, target, kernel)
 
 
+def attention(source: str, target: str, inputs: str = "in_proj_", out: str = "out_proj") -> Rules:
+    """Returns the rows of an attention of torch that has queries, keys and values in one array.
+
+    Args:
+      source: the attention's name.
+      target: a path inside "params".
+      inputs: what stands there before "weight" and "bias" of that array.
+      out: the name of its last layer.
+    """
+    return (
+        *(
+            row
+            for i, name in enumerate(("query", "key", "value"))
+            for row in (
+                Rule(f"{source}.{inputs}weight[{i}/3]", f"params/{target}/{name}/kernel", DENSE),
+                Rule(f"{source}.{inputs}bias[{i}/3]", f"params/{target}/{name}/bias"),
+            )
+        ),
+        *dense(f"{source}.{out}", f"{target}/out"),
+    )
+
+
 def layer_norm(source: str, target: str) -> Rules:
     """Returns the rows of a normalisation of torch without statistics. `target` is a path inside "params"."""
     return Rule(f"{source}.weight", f"params/{target}/scale"), Rule(f"{source}.bias", f"params/{target}/bias")
@@ -123,6 +146,7 @@ def to_ours(
       WeightsError: a key isn't known, a leaf isn't filled or is filled twice, or a shape or dtype differs.
     """
     rules = tuple(rules)
+    source = _cut(source, rules)
     slots = {name: slot for name, slot in _slots(variables, rules).items() if not is_fresh(slot.leaf, fresh)}
     found: dict[str, np.ndarray] = {}
     filled_by: dict[str, str] = {}
@@ -156,10 +180,14 @@ def to_ours(
         },
     )
 
+    rows: dict[str, list[np.ndarray]] = {}
+    for name, slot in slots.items():
+        rows.setdefault(slot.leaf, []).append(found[name])
+
     def gather(name: str, leaf: Any) -> Any:
-        if name in found:
-            return found[name]
-        return leaf if is_fresh(name, fresh) else np.stack([found[f"{name}[{i}]"] for i in range(leaf.shape[0])])
+        if name not in rows:
+            return leaf
+        return rows[name][0] if name in found else np.stack(rows[name])
 
     return trees.map_named(gather, variables)
 
@@ -181,8 +209,9 @@ def from_ours(variables: PyTree, rules: Iterable[Rule]) -> dict[str, np.ndarray]
         else:
             leaf = leaves[slot.leaf] if slot.index is None else leaves[slot.leaf][slot.index]
             arrays[slot.key] = np.asarray(slot.transform.inverse(np.asarray(leaf)), order="C")
+    wrong += [f"{name} is only a part of {_whole(name)}" for name in _lone_parts(arrays)]
     _raise_any("the variables don't fit the table", {"not in the table": unknown, "wrong": wrong})
-    return arrays
+    return _joined(arrays)
 
 
 def same_names(variables: PyTree) -> Rules:
@@ -197,12 +226,14 @@ def is_fresh(name: str, pattern: str | None) -> bool:
       name: with its collection, "params/head/kernel".
       pattern: of names without their collection, "head/.*"; None fits none.
     """
-    return pattern is not None and re.fullmatch(pattern, name.partition("/")[2].partition("[")[0]) is not None
+    return pattern is not None and re.fullmatch(pattern, _INDEX.sub("", name.partition("/")[2])) is not None
 
 
 def count_known(keys: Iterable[str], rules: Rules) -> int:
     """Returns how many of another library's names a table knows."""
-    return sum(any(True for _ in _matches(key, rules)) for key in keys)
+    parts = _parts(rules)
+    whole = tuple(rule._replace(source=_whole(rule.source)) for rule in rules) if parts else rules
+    return sum(any(True for _ in _matches(key, whole)) for key in keys)
 
 
 class _Slot(NamedTuple):
@@ -221,12 +252,23 @@ def _slots(variables: PyTree, rules: Rules) -> dict[str, _Slot]:
     for name, leaf in trees.flatten(variables).items():
         key, transform = _origin(name, rules)
         shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-        if key is None and shape and _origin(f"{name}[0]", rules)[0] is not None:
-            for i in range(shape[0]):
-                slots[f"{name}[{i}]"] = _Slot(name, i, shape[1:], dtype, *_origin(f"{name}[{i}]", rules))
-        else:
+        rows = _rows(name, rules) if key is None and shape else None
+        if rows is None:
             slots[name] = _Slot(name, None, shape, dtype, key, transform)
+        else:
+            for i in range(shape[0]):
+                slots[rows % i] = _Slot(name, i, shape[1:], dtype, *_origin(rows % i, rules))
     return slots
+
+
+def _rows(name: str, rules: Rules) -> str | None:
+    """What the layers of a stacked leaf are called, "params/layers[%d]/dense1/kernel"; None if no row knows them."""
+    modules = name.replace("%", "%%").split("/")
+    for end in range(len(modules), 0, -1):
+        rows = "/".join(modules[:end]) + "[%d]" + "".join(f"/{module}" for module in modules[end:])
+        if _origin(rows % 0, rules)[0] is not None:
+            return rows
+    return None
 
 
 def _origin(name: str, rules: Rules) -> tuple[str | None, Transform]:
@@ -247,6 +289,56 @@ def _matches(key: str, rules: Rules) -> Iterable[tuple[str | None, Transform]]:
             target = None if rule.target is None else _write(rule.target, fields)
             if rule.target is None or target is not None:
                 yield target, rule.transform
+
+
+_INDEX = re.compile(r"\[\d+\]")
+_PART = re.compile(r"(.*)\[(\d+)/(\d+)\]", re.DOTALL)
+
+
+def _whole(name: str) -> str:
+    """The name of the array that a name with a part at its end is a part of."""
+    part = _PART.fullmatch(name)
+    return part[1] if part else name
+
+
+def _parts(rules: Rules) -> dict[str, int]:
+    """The templates of arrays that rows take parts of, and into how many parts they are cut."""
+    found = (_PART.fullmatch(rule.source) for rule in rules)
+    return {part[1]: int(part[3]) for part in found if part}
+
+
+def _cut(source: Mapping[str, np.ndarray], rules: Rules) -> dict[str, np.ndarray]:
+    """The source with the arrays cut that rows take parts of."""
+    parts, arrays = _parts(rules), {}
+    for key, array in source.items():
+        count = next((count for template, count in parts.items() if _match(template, key) is not None), None)
+        if count is None or np.ndim(array) == 0:
+            arrays[key] = array
+        else:
+            arrays |= {f"{key}[{i}/{count}]": part for i, part in enumerate(np.array_split(array, count))}
+    return arrays
+
+
+def _lone_parts(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The parts whose other parts aren't there."""
+    found = {name: part for name in arrays if (part := _PART.fullmatch(name))}
+    return [
+        name
+        for name, part in found.items()
+        if any(f"{part[1]}[{i}/{part[3]}]" not in arrays for i in range(int(part[3])))
+    ]
+
+
+def _joined(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays with their parts joined."""
+    joined: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        part = _PART.fullmatch(name)
+        if part is None:
+            joined[name] = array
+        elif part[1] not in joined:
+            joined[part[1]] = np.concatenate([arrays[f"{part[1]}[{i}/{part[3]}]"] for i in range(int(part[3]))])
+    return joined
 
 
 def _fit(array: np.ndarray, transform: Transform, slot: _Slot, cast: bool) -> np.ndarray:

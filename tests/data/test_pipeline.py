@@ -138,10 +138,10 @@ def test_evaluation_is_one_pass_in_order_with_masked_padding(length, batch_size,
     ]
     rows, mask = [], []
     for batches in zip(*parts, strict=True):
-        assert all(batch["mask"].dtype == np.float32 for batch in batches)
+        assert all(batch["example_mask"].dtype == np.float32 for batch in batches)
         assert all(batch["x"].shape == (batch_size // process_count, 2) for batch in batches)
         rows += [batch["x"][:, 0] for batch in batches]
-        mask += [batch["mask"] for batch in batches]
+        mask += [batch["example_mask"] for batch in batches]
     rows, mask = np.concatenate(rows), np.concatenate(mask)
     assert len(rows) == -(-length // batch_size) * batch_size
     np.testing.assert_array_equal(rows[mask == 1], np.arange(length))

@@ -15,8 +15,8 @@ from deepmodels import models, trees
 from deepmodels.errors import ConfigError, ShapeError
 from deepmodels.models import MODELS, create, list_models
 
-# torchvision's convnext_tiny is a full-size model
-RENAMED = {"convnext_tiny": "convnext_micro"}  # the name that a preset would have, and the one it has
+# torchvision's convnext_tiny and Google's bert_tiny are full-size models
+RENAMED = {"convnext_tiny": "convnext_micro", "bert_tiny": "bert_micro"}  # a preset's name by the rule, and its own
 TINY = [RENAMED.get(name, name) for name in list_models("*_tiny")]
 ONE_OF_EACH = [  # of each class in the table
     *("mcculloch_pitts", *TINY, "lenet_1989", "lenet1", "lenet5_paper"),
@@ -25,7 +25,10 @@ ONE_OF_EACH = [  # of each class in the table
 WITHOUT_GRADIENTS = [  # learns by its own rule, and has planes in place of classes: its test is test_neocognitron.py
     name for name in MODELS if MODELS[name].family == "neocognitron"
 ]
-WITH_LOGITS = [name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS)]
+OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family to family, and is tested there
+    name for name in MODELS if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5")
+]
+WITH_LOGITS = [name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS, *OF_SEQUENCES)]
 DENSE = [name for name in MODELS if MODELS[name].family in ("fcn", "unet", "deeplab")]  # logits for each pixel
 
 
@@ -44,7 +47,13 @@ def random_inputs(name, batch=8):
     rng = np.random.default_rng(0)
     if name == "mcculloch_pitts":
         return [rng.integers(0, 2, (batch, 2)).astype(np.float32)]
-    return [rng.normal(size=spec.shape).astype(spec.dtype) for spec in abstract(name, batch)]
+    return [
+        rng.integers(1, 5, spec.shape).astype(spec.dtype)
+        if spec.dtype == np.int32
+        # tokens
+        else rng.normal(size=spec.shape).astype(spec.dtype)
+        for spec in abstract(name, batch)
+    ]
 
 
 def initialised(model, name):
@@ -57,7 +66,7 @@ def shapes(name):
 
 
 def cast(tree, dtype):
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype.kind == "f" else jnp.asarray(x), tree)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -127,7 +136,8 @@ def test_passes_through_the_nnx_bridge(name):
 
     variables, through, direct = both(*inputs)
     assert trees.count(variables["params"]) == MODELS[name].parameters
-    np.testing.assert_allclose(through, direct, rtol=1e-6, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(through), jax.tree.leaves(direct), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 def dtypes_in(closed):
@@ -151,11 +161,14 @@ def test_no_other_float_is_computed_in_than_the_one_that_comes_in(name, float64)
 
     def loss(params, rest, inputs):
         out, updated = model.apply({"params": params, **rest}, *inputs, train=True, mutable=list(rest))
-        return out.sum(), updated
+        return sum(leaf.sum() for leaf in jax.tree.leaves(out)), updated
 
     params = variables.pop("params", {})
     for dtype in ("float32", "float64"):
-        arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), (params, variables, abstract(name)))  # noqa: B023
+        arguments = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, dtype if x.dtype.kind == "f" else x.dtype),  # noqa: B023
+            (params, variables, abstract(name)),
+        )
         assert dtypes_in(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments)) <= {dtype}
 
 
@@ -170,11 +183,12 @@ def test_computes_in_bfloat16_about_what_it_does_in_float64(name, float64):
     def forward(params, rest, *inputs):
         return model.apply({"params": params, **rest}, *inputs, train=True, mutable=list(rest))
 
-    double, _ = forward(*cast((params, rest, inputs[0]), jnp.float64))
-    half, updated = forward(cast(params, jnp.bfloat16), rest, cast(inputs[0], jnp.bfloat16))
-    assert (double.dtype, half.dtype) == (jnp.float64, jnp.bfloat16)
+    doubles, _ = forward(*cast((params, rest), jnp.float64), *cast(inputs, jnp.float64))
+    halves, updated = forward(cast(params, jnp.bfloat16), rest, *cast(inputs, jnp.bfloat16))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(updated)} <= {"float32"}  # statistics stay in float32
-    np.testing.assert_allclose(half.astype(jnp.float64), double, rtol=0, atol=0.1 * np.abs(double).max())
+    for half, double in zip(jax.tree.leaves(halves), jax.tree.leaves(doubles), strict=True):
+        assert (double.dtype, half.dtype) == (jnp.float64, jnp.bfloat16)
+        np.testing.assert_allclose(half.astype(jnp.float64), double, rtol=0, atol=0.1 * np.abs(double).max())
 
 
 @pytest.mark.parametrize("name", [*WITH_LOGITS, *WITHOUT_GRADIENTS])
@@ -184,6 +198,16 @@ def test_a_wrong_shape_names_the_images(name):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((28,), np.float32))
     with pytest.raises(ShapeError, match=r"images: expected floats.*uint8"):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(abstract(name)[0].shape, np.uint8))
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name in OF_SEQUENCES])
+def test_a_wrong_shape_or_dtype_names_the_sequence(name):
+    model, (argument, *_), (first, *others) = create(name), MODELS[name].inputs, abstract(name)
+    with pytest.raises(ShapeError, match=f"{argument}: expected"):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((28,), first.dtype), *others)
+    wrong = jax.ShapeDtypeStruct(first.shape, np.float32 if first.dtype == np.int32 else np.int32)
+    with pytest.raises(ShapeError, match=f"{argument}: expected.*{wrong.dtype.name}"):
+        jax.eval_shape(model.init, jax.random.key(0), wrong, *others)
 
 
 def test_the_table_is_the_families_tables():

@@ -131,7 +131,7 @@ def test_auxiliary_heads_look_at_4a_and_4d():
 def test_the_objective_weighs_the_auxiliary_heads():
     rng = np.random.default_rng(0)
     main, first, second = rng.normal(size=(3, 4, 5)).astype(np.float32)
-    batch = {"image": main, "label": jnp.array([0, 2, 1, 4], jnp.int32), "mask": jnp.array([1.0, 1, 1, 0])}
+    batch = {"image": main, "label": jnp.array([0, 2, 1, 4], jnp.int32), "example_mask": jnp.array([1.0, 1, 1, 0])}
 
     def loss(name, outputs, **options):
         objective = objectives.create(name, **options)

@@ -175,3 +175,10 @@ def test_it_keeps_out_of_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now raises ImportError
     write_report(tmp_path, history=HISTORY, samples=make_samples(), filters=np.ones((3, 3, 1, 2)))
     assert (tmp_path / "report" / "curves.png").exists()
+
+
+def test_examples_are_a_table_of_texts(tmp_path):
+    examples = {"input": ["a <b> c", "x" * 500], "target": ["one", "two"]}
+    page = write_report(tmp_path, examples=examples).read_text()
+    assert "<tr><th>input</th><th>target</th></tr><tr><td>a &lt;b&gt; c</td><td>one</td></tr>" in page
+    assert f"<td>{'x' * 239}…</td><td>two</td>" in page

@@ -13,24 +13,12 @@ import jax
 import numpy as np
 import oracles
 from flax import linen as nn
+from oracles import enliven
 
 from deepmodels import trees
 from deepmodels.weights.convert import Rules, from_ours, to_ours
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}  # of the largest value
-
-
-def enliven(module):
-    """Gives a torch module weights that keep the size of signals, so that no layer's mistake drowns in a bias."""
-    import torch
-
-    torch.manual_seed(0)
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)
-        else:
-            torch.nn.init.normal_(parameter, 0, 0.1)
-    return oracles.randomise(module)
 
 
 def shrunk(create: Callable, *replaced: tuple[str, Callable]):

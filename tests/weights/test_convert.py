@@ -12,6 +12,7 @@ from deepmodels.weights.convert import (
     DENSE,
     SAME,
     Rule,
+    attention,
     batch_norm,
     count_known,
     dense,
@@ -234,3 +235,53 @@ def test_results_are_copies():
 def test_no_source_and_no_leaves():
     assert to_ours({}, RULES, {}) == {}
     assert "7 missing" in refused({}, RULES, variables())
+
+
+def test_a_stack_is_indexed_at_its_module():
+    """The number of a layer may stand behind the module that is stacked: rows of torch's layers fit as they are."""
+    rules = (
+        *dense("h.{layer+1}.fc", "layers[{layer}]/dense1"),
+        Rule("h.{layer+1}.g", "params/layers[{layer}]/norm/scale"),
+    )
+    layer = {"dense1": {"kernel": array(3, 2, 4), "bias": array(3, 4)}, "norm": {"scale": array(3, 2)}}
+    ours = {"params": {"layers": layer}}
+    theirs = from_ours(ours, rules)
+    assert theirs.keys() == {f"h.{n}.{leaf}" for n in (1, 2, 3) for leaf in ("fc.weight", "fc.bias", "g")}
+    np.testing.assert_array_equal(theirs["h.3.fc.weight"], layer["dense1"]["kernel"][2].T)
+    jax.tree.map(np.testing.assert_array_equal, to_ours(theirs, rules, ours), ours)
+
+    kept = to_ours({k: v for k, v in theirs.items() if "fc" not in k}, rules, ours, fresh="layers/dense1/.*")
+    assert kept["params"]["layers"]["dense1"]["kernel"] is layer["dense1"]["kernel"]
+
+    del theirs["h.2.g"]
+    theirs["h.4.g"] = array(2)
+    theirs["h.1.fc.bias"] = array(5)
+    said = refused(theirs, rules, ours)
+    assert "1 missing: h.2.g for params/layers[1]/norm/scale" in said
+    assert "1 not in the model: h.4.g (it would be params/layers[3]/norm/scale)" in said
+    assert "h.1.fc.bias is float32[5], which becomes [5], but params/layers/dense1/bias needs float32[4]" in said
+
+
+def test_parts_of_an_array():
+    rules = attention("a.{layer}", "layers[{layer}]/attention")
+    names = ("query", "key", "value", "out")
+    layer = {name: {"kernel": array(2, 4, 4, seed=i), "bias": array(2, 4)} for i, name in enumerate(names)}
+    ours = {"params": {"layers": {"attention": layer}}}
+    theirs = from_ours(ours, rules)
+    assert {name: x.shape for name, x in theirs.items() if name.startswith("a.1.")} == {
+        "a.1.in_proj_weight": (12, 4),
+        "a.1.in_proj_bias": (12,),
+        "a.1.out_proj.weight": (4, 4),
+        "a.1.out_proj.bias": (4,),
+    }
+    np.testing.assert_array_equal(theirs["a.1.in_proj_weight"][4:8], layer["key"]["kernel"][1].T)
+    jax.tree.map(np.testing.assert_array_equal, to_ours(theirs, rules, ours), ours)
+    assert count_known(theirs, rules) == len(theirs)
+
+    theirs["a.0.in_proj_weight"] = array(11, 4)
+    del theirs["a.1.in_proj_bias"]
+    said = refused(theirs, rules, ours)
+    assert "a.0.in_proj_weight[2/3] is float32[3, 4]" in said
+    assert "3 missing: a.1.in_proj_bias[1/3] for params/layers[1]/attention/key/bias" in said
+    with pytest.raises(WeightsError, match=r"w\[0/2\] is only a part of w"):
+        from_ours({"params": {"a": array(2)}}, (Rule("w[0/2]", "params/a"), Rule("w[1/2]", "params/b")))

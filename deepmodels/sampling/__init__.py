@@ -1,0 +1,6 @@
+"""Decoding: pure functions that take what a model says, or the step that says it, and return sequences."""
+
+from deepmodels.sampling.beam import Beams as Beams
+from deepmodels.sampling.beam import beam_search as beam_search
+from deepmodels.sampling.ctc import ctc_greedy as ctc_greedy
+from deepmodels.sampling.ctc import ctc_prefix_beam as ctc_prefix_beam

@@ -1,0 +1,352 @@
+"""Tokenizers from files: tokenizer.json, vocab.txt, vocab.json with merges.txt, sentencepiece's and tiktoken's."""
+
+import base64
+import binascii
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from deepmodels.errors import ConfigError, nearest
+from deepmodels.tokenizers.builtin import Bytes
+from deepmodels.tokenizers.tokenizer import ROLES, Tokenizer, cut
+
+_NAMES = {  # what files call the special tokens, where nothing beside them says which is which
+    "pad": ("[PAD]", "<pad>", "<|pad|>"),
+    "bos": ("<s>", "[BOS]", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
+    "eos": ("</s>", "[EOS]", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "unk": ("[UNK]", "<unk>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+}
+_GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+_CL100K = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"""
+    r"""|\s+(?!\S)|\s"""
+)
+# A file of tiktoken doesn't say how text is cut before merging; the number of its ranks tells which file it is.
+_PATTERNS = {50_256: _GPT2, 50_257: _GPT2, 100_256: _CL100K}
+
+
+def load(path: str | os.PathLike, *, pattern: str | None = None) -> Tokenizer:
+    """Returns a tokenizer by its name or from a file or folder.
+
+    Args:
+      path: "bytes"; a tokenizer.json; a vocab.txt (BERT's WordPiece: it is lower-cased if tokenizer_config.json beside
+        it says so, or else if no entry has a capital); a vocab.json with merges.txt beside it (GPT-2's and RoBERTa's
+        byte-level BPE); a `.model` of sentencepiece; a `.tiktoken`; or a folder with one of these.
+      pattern: of a `.tiktoken` alone: the regular expression that cuts text before merging, where the file isn't one of
+        GPT-2's, Whisper's or cl100k's.
+
+    Raises:
+      ConfigError: there is no such file, it isn't what its name says, or the package that reads it is missing.
+    """
+    if os.fspath(path) == "bytes":
+        return Bytes()
+    if os.fspath(path) == "characters":
+        raise ConfigError("tokenizer 'characters' is made from texts: deepmodels.tokenizers.Characters.of(texts)")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = _find(path)
+    if not path.is_file():
+        raise ConfigError(f"tokenizer {str(path)!r}: no such file, and not a name: {nearest(str(path), _BUILT_IN)}")
+    if path.suffix == ".tiktoken":
+        return Tiktoken(path, pattern)
+    if path.suffix == ".model":
+        return SentencePiece(path)
+    if path.name in ("vocab.json", "merges.txt"):
+        return _byte_level(path.parent)
+    if path.suffix == ".txt":
+        return _word_piece(path)
+    return _tokenizer_json(path)
+
+
+_BUILT_IN = ("bytes", "characters")
+_KNOWN = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
+
+
+def _find(folder: Path) -> Path:
+    found = [path for pattern in _KNOWN for path in sorted(folder.glob(pattern))]
+    if not found:
+        raise ConfigError(f"{folder}: expected one of {', '.join(_KNOWN)} in it, found none")
+    return found[0]
+
+
+def library(name: str) -> ModuleType:
+    """Returns a package of the extra `text`.
+
+    Raises:
+      ConfigError: it isn't installed; the message says how to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"the package {name!r} is missing: pip install 'deepmodels-jax[text]'") from error
+
+
+class LibraryTokenizer(Tokenizer):
+    """A tokenizer of the package `tokenizers`; its own cutting and padding are switched off.
+
+    Args:
+      inner: the package's `Tokenizer`.
+      folder: where it came from; special_tokens_map.json or tokenizer_config.json there say what its special ids are
+        for, otherwise their names do.
+    """
+
+    def __init__(self, inner: Any, folder: Path | None = None):
+        inner.no_truncation()
+        inner.no_padding()
+        self.inner = inner
+        vocabulary = inner.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())
+        self.special = _special(vocabulary, {} if folder is None else _said(folder))
+        self.sentinels = _sentinels(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, nothing added."""
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of some ids; special ones are left out."""
+        return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def frame(
+        self, text: str, pair: str | None = None, *, max_length: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Returns ids with the special ones that the file itself asks for, and the segment of each; see Tokenizer."""
+        first = self.inner.encode(text, add_special_tokens=False)
+        second = None if pair is None else self.inner.encode(pair, add_special_tokens=False)
+        added = self.inner.num_special_tokens_to_add(second is not None)
+        keep, keep_second = cut(len(first), len(second or ()), added, max_length)
+        first.truncate(keep)
+        if second is not None:
+            second.truncate(keep_second)
+        whole = self.inner.post_process(first, second)
+        return whole.ids, whole.type_ids
+
+
+class SentencePiece(Tokenizer):
+    """A model of sentencepiece: T5's and LLaMA's, among others; a text is framed by the ends the model has.
+
+    Args:
+      path: the `.model` file.
+
+    Raises:
+      ConfigError: it isn't one.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        sentencepiece = library("sentencepiece")
+        self.inner = sentencepiece.SentencePieceProcessor()
+        try:
+            self.inner.LoadFromSerializedProto(Path(path).read_bytes())
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(f"{path}: expected a model of sentencepiece: {error}") from error
+        self.vocab_size = self.inner.vocab_size()
+        vocabulary = {self.inner.id_to_piece(i): i for i in range(self.vocab_size)}
+        ids = {role: getattr(self.inner, f"{role}_id")() for role in ("pad", "bos", "eos", "unk")}
+        self.special = _special(vocabulary, {}) | {role: i for role, i in ids.items() if i >= 0}
+        for role, end in (("cls", "bos"), ("sep", "eos")):
+            if end in self.special:
+                self.special.setdefault(role, self.special[end])
+        self.sentinels = _sentinels(vocabulary)
+        self._hidden = {*self.special.values()} - {self.special.get("unk")}
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, nothing added."""
+        return self.inner.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of some ids; special ones are left out."""
+        return self.inner.decode([int(i) for i in ids if int(i) not in self._hidden])
+
+
+class Tiktoken(Tokenizer):
+    """Ranks of tiktoken, with one special token after them, which ends a text: <|endoftext|>.
+
+    Args:
+      path: the `.tiktoken` file: lines of a token in base64 and its rank.
+      pattern: see `load`.
+
+    Raises:
+      ConfigError: it isn't such a file, or needs a pattern.
+    """
+
+    def __init__(self, path: str | os.PathLike, pattern: str | None = None):
+        try:
+            rows = [line.split() for line in Path(path).read_bytes().splitlines() if line.strip()]
+            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in rows}
+        except (ValueError, binascii.Error) as error:
+            raise ConfigError(f"{path}: expected lines of a token in base64 and its rank, as tiktoken's are") from error
+        pattern = pattern or _PATTERNS.get(len(ranks))
+        if pattern is None:
+            raise ConfigError(f"{path}: {len(ranks):,} ranks are of no file known here: give its pattern=")
+        end = 1 + max(ranks.values())
+        self.special = {"bos": end, "eos": end}
+        self.vocab_size = end + 1
+        tiktoken = library("tiktoken")
+        special = {"<|endoftext|>": end}
+        try:
+            self.inner = tiktoken.Encoding(
+                Path(path).stem, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+            )
+            self.inner.encode_ordinary("a b")
+        except Exception as error:  # its Rust raises no narrower class
+            raise ConfigError(f"{path}: tiktoken can't use it: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, nothing added."""
+        return self.inner.encode_ordinary(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of some ids; special ones are left out."""
+        return self.inner.decode([int(i) for i in ids if i != self.special["eos"]])
+
+
+def train_bpe(files: Iterable[str | os.PathLike], vocab_size: int, out: str | os.PathLike) -> LibraryTokenizer:
+    """Trains a byte-level BPE on text files, writes it as tokenizer.json, and returns it.
+
+    Its first ids are <pad>, <s>, </s>, <unk> and <mask>; a text is framed by <s> and </s>. Any text can be encoded, and
+    decodes to itself. Sennrich, Haddow & Birch (2015), arXiv:1508.07909; on bytes: Radford et al. (2019).
+
+    Args:
+      files: in UTF-8.
+      vocab_size: ids in all, or fewer where the text has no more to merge; 5 special ones and 256 bytes are the least.
+      out: the file to write.
+
+    Raises:
+      ConfigError: a file is missing or isn't UTF-8, or the vocabulary is too small.
+    """
+    tokenizers = library("tokenizers")
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+    if vocab_size < 256 + len(special):
+        raise ConfigError(f"vocab_size: expected at least {256 + len(special)}, the bytes and 5 special ids")
+    texts = [_text(Path(file).expanduser()) for file in files]
+    if not any(texts):
+        raise ConfigError("files: there is no text in them")
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = (line for text in texts for line in text.splitlines(keepends=True))
+    inner.train_from_iterator(lines, trainer)
+    inner.post_processor = _between(tokenizers, inner, "<s>", "</s>")
+    inner.save(os.fspath(Path(out).expanduser()))
+    return LibraryTokenizer(inner)
+
+
+def _tokenizer_json(path: Path) -> LibraryTokenizer:
+    tokenizers = library("tokenizers")
+    return _open(path, "a tokenizer.json", lambda: tokenizers.Tokenizer.from_file(str(path)))
+
+
+def _word_piece(path: Path) -> LibraryTokenizer:
+    tokenizers = library("tokenizers")
+    entries = _text(path).splitlines()
+    for needed in ("[UNK]", "[CLS]", "[SEP]"):
+        if needed not in entries:
+            raise ConfigError(f"{path}: expected a vocabulary of WordPiece, one entry a line; it has no {needed}")
+    plain = (entry for entry in entries if not re.fullmatch(r"\[.*\]", entry))
+    lowercase = _said(path.parent).get("do_lower_case", not any(entry.lower() != entry for entry in plain))
+
+    def make() -> Any:
+        ids = {entry: number for number, entry in enumerate(entries)}
+        inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
+        inner.add_special_tokens([name for names in _NAMES.values() for name in names if name in ids])
+        inner.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+        inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        inner.decoder = tokenizers.decoders.WordPiece()
+        ends = [(name, ids[name]) for name in ("[SEP]", "[CLS]")]
+        inner.post_processor = tokenizers.processors.BertProcessing(*ends)
+        return inner
+
+    return _open(path, "a vocabulary of WordPiece", make)
+
+
+def _byte_level(folder: Path) -> LibraryTokenizer:
+    tokenizers = library("tokenizers")
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder}: expected vocab.json and merges.txt, there is no {name}")
+
+    def make() -> Any:
+        files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
+        inner = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*files))
+        ids = inner.get_vocab()
+        inner.add_special_tokens([name for names in _NAMES.values() for name in names if name in ids])
+        inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = tokenizers.decoders.ByteLevel()
+        if {"<s>", "</s>"} <= ids.keys():  # RoBERTa's; GPT-2's has no frame
+            ends = [(name, ids[name]) for name in ("</s>", "<s>")]
+            inner.post_processor = tokenizers.processors.RobertaProcessing(*ends, add_prefix_space=False)
+        return inner
+
+    return _open(folder / "vocab.json", "a vocabulary of byte-level BPE", make)
+
+
+def _open(path: Path, kind: str, make: Callable[[], Any]) -> LibraryTokenizer:
+    try:
+        inner = make()
+    except Exception as error:  # the library's Rust raises no narrower class
+        raise ConfigError(f"{path}: expected {kind}: {error}") from error
+    return LibraryTokenizer(inner, path.parent)
+
+
+def _between(tokenizers: ModuleType, inner: Any, start: str, end: str) -> Any:
+    return tokenizers.processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B:1 {end}:1",
+        special_tokens=[(name, inner.token_to_id(name)) for name in (start, end)],
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a text file in UTF-8: {error}") from error
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What the files beside a tokenizer say of it."""
+    said: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            try:
+                read = json.loads((folder / name).read_text(encoding="utf-8"))
+                said |= read
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"{folder / name}: expected a JSON object: {error}") from error
+    return said
+
+
+def _special(vocabulary: Mapping[str, int], said: Mapping[str, Any]) -> dict[str, int]:
+    special = {}
+    for role in ROLES:
+        told = said.get(f"{role}_token")
+        told = told.get("content") if isinstance(told, Mapping) else told
+        names = _NAMES[role] if told is None else (told,)
+        if role in ("cls", "sep") and "<mask>" in vocabulary:  # RoBERTa's ends serve as both
+            names += _NAMES["bos" if role == "cls" else "eos"]
+        found = [vocabulary[name] for name in names if name in vocabulary]
+        if found:
+            special[role] = found[0]
+    return special
+
+
+def _sentinels(vocabulary: Mapping[str, int]) -> tuple[int, ...]:
+    numbers = {}
+    for token, i in vocabulary.items():
+        if match := re.fullmatch(r"▁?<extra_id_(\d+)>", token):
+            numbers[int(match[1])] = i
+    return tuple(numbers[n] for n in sorted(numbers))

@@ -1,0 +1,133 @@
+"""Folders as transformers saves them, without transformers: what is read, what is refused, and what is written."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from deepmodels.errors import WeightsError
+from deepmodels.loading import load_folder, save_folder
+from deepmodels.models.bert import Bert
+from deepmodels.models.t5 import T5
+from deepmodels.models.vit import ViT
+from deepmodels.weights import files, folder
+
+SIZES = dict(vocab_size=20, hidden_size=8, num_layers=2, num_heads=2, mlp_size=16)
+BERT = Bert(**SIZES, max_length=10)
+VIT = dict(patch_size=4, hidden_size=8, num_layers=2, num_heads=2, mlp_size=32, image_size=8, antialias=False)
+MODELS = {
+    "bert": BERT,
+    "bert_for_pretraining": BERT.clone(head="pretraining"),
+    "roberta": BERT.clone(padding_index=1, num_segments=1, head="sequence_classification", num_classes=5),
+    "distilbert": BERT.clone(num_segments=0, pooling=False, pooler_activation="relu", head="masked_lm"),
+    "t5": T5(**SIZES, head_size=4, tied=True),
+    "t5_v1_1": T5(**SIZES, head_size=4, gated=True, tied=False, num_decoder_layers=1),
+    "vit": ViT(**VIT, num_classes=5),
+    "dinov2": ViT(**VIT, layer_scale=1.0, num_classes=0),
+}
+
+
+def inputs(model):
+    tokens = np.arange(6).reshape(1, 6).astype(np.int32)
+    if isinstance(model, ViT):
+        return [np.zeros((1, 8, 8, 3), np.float32)]
+    return [tokens, tokens] if isinstance(model, T5) else [tokens]
+
+
+def variables(model):
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(model))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def saved(tmp_path, name="bert"):
+    save_folder(tmp_path / "model", MODELS[name], variables(MODELS[name]))
+    return tmp_path / "model"
+
+
+def change(place, **values):
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_written_is_read_again(name, tmp_path):
+    model, again = load_folder(saved(tmp_path, name))
+    fields = type(model).__dataclass_fields__.keys() - {"parent", "name", "num_decoder_layers", "pooling"}
+    assert {key: getattr(model, key) for key in fields} == {key: getattr(MODELS[name], key) for key in fields}
+    jax.tree.map(np.testing.assert_array_equal, again, variables(MODELS[name]))
+
+
+def test_shards_are_read_and_a_missing_one_is_named(tmp_path):
+    place = saved(tmp_path)
+    arrays = files.read(place)
+    (place / "model.safetensors").unlink()
+    names = sorted(arrays)
+    places = {key: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, key in enumerate(names)}
+    for shard in set(places.values()):
+        files.write(place / shard, {key: arrays[key] for key in names if places[key] == shard})
+    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    jax.tree.map(np.testing.assert_array_equal, load_folder(place)[1], variables(BERT))
+    (place / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match="1 of 2 parts are missing: model-00002-of-00002.safetensors"):
+        load_folder(place)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (dict(model_type="bart"), "unknown model_type 'bart': did you mean 'bert'"),
+        (dict(model_type=None), "unknown model_type None"),
+        (dict(architectures=["BertForMultipleChoice"]), r"unknown architecture .*: did you mean 'BertFor"),
+        (dict(architectures="BertModel"), "unknown architecture 'BertModel'"),
+        (dict(hidden_act="relu"), "hidden_act is 'relu', but only 'gelu' is implemented"),
+        (dict(num_hidden_layers="two"), "num_hidden_layers is 'two', not a natural number"),
+        (dict(num_hidden_layers=10**6), "num_hidden_layers is 1000000, but there are only 39 arrays"),
+        (dict(hidden_size=8.5), "hidden_size is 8.5, not a natural number"),
+        (dict(vocab_size=-1), "vocab_size is -1, not a natural number"),
+        (dict(layer_norm_eps=None, hidden_dropout_prob="0"), "hidden_dropout_prob is '0', not a number"),
+        (dict(vocab_size=21), r"params/token_embed/embedding needs float32\[21, 8\]"),
+        (dict(num_hidden_layers=3), r"missing: .*encoder.layer.2"),
+        (dict(architectures=["BertForMaskedLM"]), "missing: .*cls.predictions"),
+    ],
+)
+def test_configs_that_dont_fit(values, says, tmp_path):
+    place = saved(tmp_path)
+    change(place, **values)
+    with pytest.raises(WeightsError, match=says):
+        load_folder(place)
+
+
+def test_folders_that_arent_any(tmp_path):
+    with pytest.raises(WeightsError, match=r"config.json: there is no such file"):
+        load_folder(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(WeightsError, match="expected an object, got a list"):
+        load_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"config.json can't be read"):
+        load_folder(tmp_path)
+
+
+def test_a_vocabulary_larger_than_the_embedding(tmp_path):
+    place = saved(tmp_path)
+    (place / "vocab.txt").write_text("\n".join(f"word{i}" for i in range(20)) + "\n")
+    load_folder(place)
+    (place / "vocab.txt").write_text("\n".join(f"word{i}" for i in range(21)) + "\n")
+    with pytest.raises(WeightsError, match=r"vocab.txt has 21 tokens, but the model's embedding 20 rows"):
+        load_folder(place)
+    content = {"model": {"vocab": {"a": 0, "b": 19}}, "added_tokens": [{"id": 20, "content": "[NEW]"}]}
+    (place / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"tokenizer.json has 21 tokens"):
+        load_folder(place)
+    (place / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"tokenizer.json isn't a tokenizer's file"):
+        load_folder(place)
+
+
+def test_what_transformers_has_no_model_for():
+    for model in (BERT.clone(padding_index=1, head="pretraining"), MODELS["dinov2"].clone(num_classes=3)):
+        arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
+        with pytest.raises(WeightsError, match="transformers has no model like this"):
+            folder.config_of(type(model).__module__.rpartition(".")[2], arguments)
