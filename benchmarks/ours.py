@@ -1,10 +1,13 @@
 """Our side of a benchmark: the training step that `deepmodels train` compiles, on one batch that stays the same."""
 
+import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 import turns
+from flax import linen as nn
 
 from deepmodels import models, objectives, tuning
 from deepmodels.training.optimizer import make_optimizer
@@ -12,21 +15,15 @@ from deepmodels.training.step import TrainState, make_train_step
 
 
 def start(arguments: list[str]):
-    """Returns (step, facts) for the arguments [model, batch size, "tuned" or "plain"]."""
-    tuned = arguments[2] == "tuned"
+    """Returns (step, facts) for the arguments [a row of train_step.py's SUBJECTS as JSON, "tuned" or "plain"]."""
+    subject, tuned = json.loads(arguments[0]), arguments[1] == "tuned"
     if tuned:
         tuning.keep_memory()
-    name, batch_size = arguments[0], int(arguments[1])
-    model = models.create(name)
-    shape = models.MODELS[name].inputs["images"].shape
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.normal(size=(batch_size, *shape)).astype(np.float32),
-        "label": rng.integers(0, model.num_classes, batch_size).astype(np.int32),
-    }
+    model = models.create(subject["model"], **subject["arguments"])
+    inputs, batch = make_batch(model, subject)
     optimizer, _ = make_optimizer(dict(name="momentum", momentum=0.9, learning_rate=1e-3), 1_000)
-    objective = objectives.create("classification")
-    variables = dict(jax.jit(model.init)(jax.random.key(0), batch["image"][:1]))
+    objective = objectives.create(**subject["objective"])
+    variables = dict(jax.jit(model.init)(jax.random.key(0), *(x[:1] for x in inputs)))
     params = variables.pop("params")
     state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, variables, optimizer.init(params))
     batch = jax.device_put(batch)
@@ -39,6 +36,19 @@ def start(arguments: list[str]):
         jax.block_until_ready((state, metrics))
 
     return step, {"version": f"jax {jax.__version__}", "python": sys.version.split()[0]}
+
+
+def make_batch(model: nn.Module, subject: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Returns what the model takes, and a batch as the objective takes it, random."""
+    rng, size, lengths = np.random.default_rng(0), subject["batch"], subject["lengths"]
+    if not lengths:
+        image = rng.normal(size=(size, *models.MODELS[subject["model"]].inputs["images"].shape)).astype(np.float32)
+        return [image], {"image": image, "label": rng.integers(0, model.num_classes, size).astype(np.int32)}
+    tokens = [rng.integers(0, model.vocab_size, (size, length)).astype(np.int32) for length in lengths]
+    batch = {"tokens": tokens[0]}
+    if len(lengths) == 2:  # the decoder reads all but the last and answers all but the first
+        batch["targets"] = rng.integers(0, model.vocab_size, (size, lengths[1] + 1)).astype(np.int32)
+    return tokens, batch
 
 
 if __name__ == "__main__":

@@ -4,37 +4,80 @@
     python benchmarks/train_step.py resnet50 --rounds 7
     python benchmarks/train_step.py --plain             # without the settings of deepmodels/tuning.py
 
-The two sides are processes that take turns (turns.py). The peer is torchvision's model under torch in eager mode
-(peers/torch_vision.py; install the extra `parity`), ours the step that `deepmodels train` compiles. A row is printed
-for each subject and replaces its older one in benchmarks/results/train_step.csv: medians over the rounds, the least and
-the most beside them, and the ratio of the medians, above 1 where ours is faster.
+The two sides are processes that take turns (turns.py). The peer is the model of torchvision, transformers or torch.nn,
+under torch in eager mode (peers/; install the extra `parity`), ours the step that `deepmodels train` compiles. Both
+drop values at the published rates. A row is printed for each subject and replaces its older one in
+benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
+medians, above 1 where ours is faster.
 """
 
 import argparse
 import csv
 import datetime
+import json
 import os
 import platform
 import statistics
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import turns
 
 HERE = Path(__file__).parent
-SUBJECTS = {"alexnet": 16, "vgg11": 16, "resnet50": 16, "mobilenet_v2": 16, "inception_v3": 16}  # and the batch size
+
+
+class Subject(NamedTuple):
+    """What is trained: a model of ours by its name, and the file in peers/ that knows the other under the same name.
+
+    Rates of dropout are the published ones on both sides, but for what `arguments` says.
+    """
+
+    model: str
+    batch: int
+    peer: str = "torch_vision"
+    lengths: tuple[int, ...] = ()  # tokens of the source, and of the target
+    objective: dict[str, Any] = {"name": "classification"}
+    arguments: dict[str, Any] = {}  # of the model
+
+
+_BERT = {"mask_id": 103, "special_ids": [0, 100, 101, 102, 103], "vocab_size": 30_522}  # of its tokenizer
+SUBJECTS = {subject.model: subject for subject in (
+    Subject("alexnet", 16),
+    Subject("vgg11", 16),
+    Subject("resnet50", 16),
+    Subject("mobilenet_v2", 16),
+    Subject("inception_v3", 16),
+    Subject("vit_b_16", 8),
+    Subject("bert_base", 8, "torch_text", (128,), {"name": "masked_lm"} | _BERT, {"head": "masked_lm"}),
+    Subject("t5_small", 8, "torch_text", (64, 64), {"name": "sequence_to_sequence"}),
+    Subject(
+        "transformer_base", 8, "torch_text", (64, 64), {"name": "sequence_to_sequence", "label_smoothing": 0.1}
+    ),
+    Subject(
+        "lstm_ptb_medium", 32, "torch_text", (64,), {"name": "language_modelling"},
+        {"hidden_size": 512, "dropout_rate": 0.0},
+    ),
+)}  # fmt: skip
 COLUMNS = (
     "model", "batch", "ours ms", "ours min", "ours max", "peer ms", "peer min", "peer max", "ratio",
     "ours first step s", "ours peak GB", "peer peak GB", "ours", "peer", "settings", "cpu", "cores", "date",
 )  # fmt: skip
 
 
-def measure(name: str, batch: int, rounds: int, seconds: float, settings: str) -> dict[str, object]:
+def measure(subject: Subject, rounds: int, seconds: float, settings: str) -> dict[str, object]:
     """Returns the row of one subject."""
-    ours = [sys.executable, str(HERE / "ours.py"), name, str(batch), settings]
-    peer = [sys.executable, str(HERE / "peers" / "torch_vision.py"), name, str(batch)]
+    described = json.dumps(subject._asdict())
+    ours = [sys.executable, str(HERE / "ours.py"), described, settings]
+    peer = [sys.executable, str(HERE / "peers" / f"{subject.peer}.py"), described]
     facts, times = turns.take_turns([ours, peer], rounds=rounds, seconds=seconds)
-    row = {"model": name, "batch": batch, "settings": settings, "cpu": cpu(), "cores": len(os.sched_getaffinity(0))}
+    row = {
+        "model": subject.model,
+        "batch": subject.batch,
+        "settings": settings,
+        "cpu": cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
     for side, fact, values in zip(("ours", "peer"), facts, times, strict=True):
         for column, value in (("ms", statistics.median(values)), ("min", min(values)), ("max", max(values))):
             row[f"{side} {column}"] = round(1000 * value)
@@ -83,7 +126,7 @@ def main() -> None:
     if unknown := set(options.names) - set(SUBJECTS):
         parser.error(f"unknown subjects {sorted(unknown)}; there are {', '.join(SUBJECTS)}")
     for name in options.names or SUBJECTS:
-        row = measure(name, SUBJECTS[name], options.rounds, options.seconds, "plain" if options.plain else "tuned")
+        row = measure(SUBJECTS[name], options.rounds, options.seconds, "plain" if options.plain else "tuned")
         write(row)
         print(f"{name}: ours {row['ours ms']} ms, peer {row['peer ms']} ms, ratio {row['ratio']}", flush=True)
 

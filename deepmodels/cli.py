@@ -35,8 +35,9 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import config
 
     loaded = config.load(options.config, overrides)  # before the slow imports: a mistyped key shows at once
-    from deepmodels import training
+    from deepmodels import training, tuning
 
+    tuning.keep_memory()
     training.train(loaded, options.workdir, quiet=options.quiet)
 
 

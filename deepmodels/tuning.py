@@ -28,12 +28,10 @@ def keep_memory() -> bool:
     """Makes this process keep the memory it frees, and returns whether the system's allocator knows how.
 
     On a CPU each call of a compiled program asks the C library for its buffers, and glibc gives large ones back to the
-    system at once: every step then has its memory mapped and cleared anew, page by page. Call it before the first
-    array is made. Only a CPU's arrays live there: elsewhere it does nothing.
+    system at once: every step then has its memory mapped and cleared anew, page by page. It's for a process that does
+    nothing but train, as `deepmodels train` does, and to be called before the first array is made.
     """
-    if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None:  # not glibc
         return False
     # one arena, as the others map large blocks in any case; no maps; nothing trimmed

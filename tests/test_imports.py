@@ -37,7 +37,7 @@ ALLOWED = {
         "trees", "arguments", "cache", "tuning", "config", "layers", "augment", "data", "objectives", "models",
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers",
     },
-    "cli": {"training", "analysis", "models", "config", "cache", "loading", "tokenizers"},
+    "cli": {"training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers"},
     "__init__": {"models", "analysis", "training", "config", "loading"},
     "__main__": {"cli"},
 }  # fmt: skip

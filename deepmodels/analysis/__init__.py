@@ -1,7 +1,10 @@
-"""What a model is and costs, and what this machine can run: summaries, floating-point operations, a health check."""
+"""What a model is, costs and computes inside, and what this machine can run."""
 
 from deepmodels.analysis.cost import flops, flops_by_scope
 from deepmodels.analysis.doctor import Check, checks
+from deepmodels.analysis.intermediates import intermediates
 from deepmodels.analysis.summary import Summary, example, info, summary, table
 
-__all__ = ["Check", "Summary", "checks", "example", "flops", "flops_by_scope", "info", "summary", "table"]
+__all__ = [
+    "Check", "Summary", "checks", "example", "flops", "flops_by_scope", "info", "intermediates", "summary", "table",
+]  # fmt: skip

@@ -12,6 +12,7 @@ from jax import Array, lax
 from deepmodels.errors import ShapeError
 from deepmodels.layers.windows import windows
 
+_LARGEST = 5  # window that is taken pixel by pixel
 Pads = tuple[tuple[int, int], tuple[int, int]]  # before and after, of height and of width
 
 
@@ -37,7 +38,12 @@ def max_pool(x: Array, window: int, stride: int, *, padding: int = 0, ceil: bool
     _check_fits(x, window - 2 * padding - (stride - 1 if ceil else 0))
     pads = [(padding, padding + (-(size + 2 * padding - window) % stride if ceil else 0)) for size in x.shape[1:3]]
     general = partial(nn.max_pool, window_shape=(window, window), strides=(stride, stride), padding=pads)
-    return lax.platform_dependent(x, cpu=partial(_reduce, _larger, window, stride, pads, -np.inf), default=general)
+    return _by_platform(general, partial(_reduce, _larger, window, stride, pads, -np.inf), window, x)
+
+
+def _by_platform(general: Callable, shifted: Callable, window: int, x: Array) -> Array:
+    # an operation per pixel of a large window would make a large program
+    return general(x) if window > _LARGEST else lax.platform_dependent(x, cpu=shifted, default=general)
 
 
 def _reduce(combine: Callable, window: int, stride: int, pads: Pads, value: float, x: Array) -> Array:
@@ -78,9 +84,7 @@ def avg_pool(x: Array, window: int, stride: int, *, padding: int = 0) -> Array:
         shape, strides = (1, window, window, 1), (1, stride, stride, 1)
         return lax.reduce_window(x, np.zeros((), dtype), lax.add, shape, strides, ((0, 0), *pads, (0, 0)))
 
-    sums = lax.platform_dependent(
-        x.astype(dtype), cpu=partial(_reduce, jnp.add, window, stride, pads, 0.0), default=general
-    )
+    sums = _by_platform(general, partial(_reduce, jnp.add, window, stride, pads, 0.0), window, x.astype(dtype))
     return (sums / window**2).astype(x.dtype)
 
 

@@ -3,7 +3,9 @@
 Every cell is one matrix product of the state, or two in a row, and elementwise functions around it. So one scan serves
 them all, and it does the least that has to be done step by step: the inputs are projected by one product before it,
 the backward scan passes gradients of the gates back in time and keeps them, and the gradient of the kernels is one
-product over all steps after it, where differentiating the scan would add up one for each step.
+product over all steps after it, where differentiating the scan would add up one for each step. Inside the scan the
+batch is the last axis: a product of the kernel and the state is twice as fast on a CPU as one of the state and the
+kernel, and the gates are whole blocks of memory.
 """
 
 from collections.abc import Callable
@@ -25,8 +27,8 @@ State = tuple[Array, ...]  # the hidden state, and the LSTM's cell state after i
 class Cell(NamedTuple):
     """What one step of a recurrent network computes; its functions are elementwise.
 
-    Product k of a step is that of `reads[k](earlier sums, state)` with kernel k, and its sum adds the projected inputs.
-    Then `update(peepholes, sums, rest, state)` is the next state.
+    All arrays are (channels, B). Product k of a step is that of kernel k and `reads[k](earlier sums, state)`, and its
+    sum adds the projected inputs. Then `update(peepholes, sums, rest, state)` is the next state.
 
     Attributes:
       products: how many blocks of H channels each product of a step has.
@@ -50,36 +52,36 @@ def _elman(activation, peepholes, sums, rest, state):
 
 
 def _lstm_1997(peepholes, sums, rest, state):
-    i, g, o = jnp.split(sums[0], 3, -1)
+    i, g, o = jnp.split(sums[0], 3, -2)
     c = state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 def _lstm_2000(peepholes, sums, rest, state):
-    i, f, g, o = jnp.split(sums[0], 4, -1)
+    i, f, g, o = jnp.split(sums[0], 4, -2)
     c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 def _lstm_2002(peepholes, sums, rest, state):
-    i, f, g, o = jnp.split(sums[0], 4, -1)
-    peep_i, peep_f, peep_o = (weights[None] for weights in peepholes)
+    i, f, g, o = jnp.split(sums[0], 4, -2)
+    peep_i, peep_f, peep_o = (weights[:, None] for weights in peepholes)
     c = jax.nn.sigmoid(f + peep_f * state[1]) * state[1] + jax.nn.sigmoid(i + peep_i * state[1]) * jnp.tanh(g)
     return jax.nn.sigmoid(o + peep_o * c) * jnp.tanh(c), c
 
 
 def _gru_2014(peepholes, sums, rest, state):
-    _, z = jnp.split(sums[0], 2, -1)
+    _, z = jnp.split(sums[0], 2, -2)
     return (_mix(z, state[0], jnp.tanh(sums[1])),)
 
 
 def _reset(sums, state):
-    r, _ = jnp.split(sums[0], 2, -1)
+    r, _ = jnp.split(sums[0], 2, -2)
     return jax.nn.sigmoid(r) * state[0]
 
 
 def _gru_reset_after(peepholes, sums, rest, state):
-    r, z, n = jnp.split(sums[0], 3, -1)
+    r, z, n = jnp.split(sums[0], 3, -2)
     return (_mix(z, state[0], jnp.tanh(rest + jax.nn.sigmoid(r) * n)),)
 
 
@@ -132,13 +134,13 @@ def recur(
       unroll: steps in one turn of the loop.
       kernels: (H, G_k) floats, one for each product of a step.
       peepholes: (H,) floats.
-      inputs: (T, B, G_k) floats, what is added to each product.
-      rest: (T, B, H) floats that are added to none, for cells that have such a part.
+      inputs: (T, G_k, B) floats, what is added to each product.
+      rest: (T, H, B) floats that are added to none, for cells that have such a part.
       mask: (T, B) bools; where it is False the state stays as it is.
-      state: the first one, arrays (B, H).
+      state: the first one, arrays (H, B).
 
     Returns:
-      The hidden state after each step (T, B, H), and the last state.
+      The hidden state after each step (T, H, B), and the last state.
     """
     (outputs, state), _ = _forward(cell, reverse, unroll, kernels, peepholes, inputs, rest, mask, state)
     return outputs, state
@@ -146,15 +148,17 @@ def recur(
 
 def _next(cell, mask, peepholes, sums, rest, state):
     new = cell.update(peepholes, sums, rest, state)
-    return new if mask is None else tuple(jnp.where(mask[:, None], n, s) for n, s in zip(new, state, strict=True))
+    return new if mask is None else tuple(jnp.where(mask[None], n, s) for n, s in zip(new, state, strict=True))
 
 
 def _forward(cell, reverse, unroll, kernels, peepholes, inputs, rest, mask, initial):
+    transposed = tuple(kernel.T for kernel in kernels)  # here, as a CPU would do it anew in each step
+
     def step(state, xs):
         inputs, rest, mask = xs
         sums = ()
-        for kernel, x, read in zip(kernels, inputs, cell.reads, strict=True):
-            sums += (x + read(sums, state) @ kernel,)
+        for kernel, x, read in zip(transposed, inputs, cell.reads, strict=True):
+            sums += (x + kernel @ read(sums, state),)
         state = _next(cell, mask, peepholes, sums, rest, state)
         return state, (sums, state)
 
@@ -177,7 +181,7 @@ def _backward(cell, reverse, unroll, kept, cotangents):
         d_peepholes, d_sums, d_rest, d_state = pull(d_state)
         for k, kernel in reversed(list(enumerate(kernels))):
             _, pull = jax.vjp(cell.reads[k], sums[:k], state)
-            through = pull(d_sums[k] @ kernel.T)
+            through = pull(kernel @ d_sums[k])
             earlier, d_state = jax.tree.map(jnp.add, (d_sums[:k], d_state), through)
             d_sums = (*earlier, *d_sums[k:])
         return d_state, (d_peepholes, d_sums, d_rest)
@@ -185,9 +189,7 @@ def _backward(cell, reverse, unroll, kept, cotangents):
     d_initial, (d_peepholes, d_sums, d_rest) = lax.scan(
         step, d_last, (d_outputs, sums, rest, mask, before), reverse=not reverse, unroll=unroll
     )
-    d_kernels = tuple(
-        jnp.tensordot(read(sums[:k], before), d_sums[k], ((0, 1), (0, 1))) for k, read in enumerate(cell.reads)
-    )
+    d_kernels = tuple(jnp.einsum("thb,tgb->hg", read(sums[:k], before), d_sums[k]) for k, read in enumerate(cell.reads))
     d_peepholes = tuple(d.sum(0) for d in d_peepholes)
     return d_kernels, d_peepholes, d_sums, d_rest, None, d_initial
 
@@ -264,12 +266,12 @@ class Recurrence(nn.Module):
             self.unroll,
             tuple(jnp.split(recurrent_kernel, blocks, -1)),
             peepholes,
-            tuple(jnp.split(inputs, blocks, -1)),
-            rest,
+            tuple(jnp.split(jnp.swapaxes(inputs, 1, 2), blocks, 1)),
+            None if rest is None else jnp.swapaxes(rest, 1, 2),
             None if mask is None else mask.T,
-            state,
+            tuple(array.T for array in state),
         )
-        outputs = jnp.swapaxes(outputs, 0, 1)
+        outputs, state = jnp.transpose(outputs, (2, 0, 1)), tuple(array.T for array in state)
         return outputs if mask is None else jnp.where(mask[..., None], outputs, 0), state
 
 

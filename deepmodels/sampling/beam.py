@@ -76,8 +76,8 @@ def beam_search(
     first = jnp.full((batch_size * beam_size,), start, jnp.int32)
     shapes, _ = jax.eval_shape(step, first, wide)
     vocab = shapes.shape[-1]
-    dtype = jnp.promote_types(shapes.dtype, jnp.float32)
-    rows = jnp.arange(batch_size)[:, None]
+    dtype = jnp.float32 if shapes.dtype.itemsize < 4 else shapes.dtype
+    rows = jnp.arange(batch_size, dtype=jnp.int32)[:, None]
 
     def penalised(log_probs: Array, length: Array) -> Array:
         return log_probs / ((5 + length).astype(dtype) / 6) ** length_penalty
@@ -113,9 +113,7 @@ def beam_search(
     search = _Search(
         jnp.int32(0),
         nothing,
-        jnp.where(jnp.arange(beam_size) == 0, jnp.zeros((), dtype), -jnp.inf)[None].repeat(
-            batch_size, 0
-        ),  # all are one
+        jnp.full((batch_size, beam_size), -jnp.inf, dtype).at[:, 0].set(0),  # at first all beams are one
         wide,
         Beams(
             nothing, jnp.zeros((batch_size, beam_size), jnp.int32), jnp.full((batch_size, beam_size), -jnp.inf, dtype)

@@ -1,4 +1,4 @@
-"""Fine-tuning: take over a trained trunk, and train some of the parameters only.
+"""Fine-tuning: take over a trained trunk, and train some of the parameters only, or some slower or later than others.
 
     model = create("mobilenet_v2", num_classes=10)
     variables = transfer(pretrained, model.init(key, images))  # all but the head
@@ -12,11 +12,12 @@ their running statistics and keep them, bit by bit (timm's `freeze` does the sam
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from rich import box
@@ -59,6 +60,100 @@ def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.Gradi
         return jax.tree.map(_moved_or_still, updates, moved), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+ByLayer = Sequence[tuple[str, float | Sequence[float]]]  # pattern of parameters -> a number, or one for each layer
+
+
+def layer_rates(rates: ByLayer) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies updates by a factor that depends on the layer.
+
+    Behind an optimizer, learning rates that shrink towards the input: Howard & Ruder (2018), arXiv:1801.06146, section
+    3.2, and with one factor of decay per layer Clark et al. (2020), arXiv:2003.10555.
+
+        layer_rates([("layers/.*", [0.8 ** (6 - i) for i in range(6)]), (".*embed/.*", 0.8 ** 7)])
+
+    Args:
+      rates: pairs of a regular expression for whole paths of parameters and a factor, or as many factors as the leaves
+        it matches have entries on their leading axis: one for each of the layers that are stacked there. The first
+        pair that matches a leaf counts; a leaf that none matches keeps its updates.
+
+    Raises:
+      ConfigError: these aren't pairs, a pattern isn't a regular expression, or a number isn't finite or is negative;
+        when the optimizer is initialised, also if a pattern matches no parameter or the numbers aren't as many as the
+        layers.
+    """
+    return _by_layer("layer_rates", rates, lambda rate, step, update: rate.astype(update.dtype) * update)
+
+
+def unfreeze(starts: ByLayer) -> optax.GradientTransformation:
+    """Returns a transformation that keeps parameters as they are until a step that depends on the layer.
+
+    Behind an optimizer, gradual unfreezing: Howard & Ruder (2018), arXiv:1801.06146, section 3.3. Unlike `freeze`, it
+    saves no time: gradients are computed from the first step on, and the optimizer's averages see them.
+
+        unfreeze([("layers/.*", [500, 400, 300, 200, 100, 0]), (".*embed/.*", 600)])
+
+    Args:
+      starts: as for `layer_rates`, but the numbers are the steps, counted from 0, at which training begins.
+
+    Raises:
+      ConfigError: as for `layer_rates`.
+    """
+
+    def change(start: jax.Array, step: jax.Array, update: jax.Array) -> jax.Array:
+        return jnp.where(step.astype(start.dtype) < start, -0.0, update)  # -0.0 as in `_moved_or_still`
+
+    return _by_layer("unfreeze", starts, change)
+
+
+class ByLayerState(NamedTuple):
+    """The state of `layer_rates` and of `unfreeze`: the number of updates so far."""
+
+    step: jax.Array  # int32
+
+
+def _by_layer(name: str, pairs: ByLayer, change: Callable) -> optax.GradientTransformation:
+    """Updates changed by `change(number of the layer, step, update)` where a pattern matches."""
+    compiled = []
+    for pair in pairs:
+        try:
+            pattern, value = pair
+            numbers = np.asarray(value, np.float32)  # which holds all steps up to 2 ** 24
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name}: expected pairs of a pattern and a number or numbers, got {pair!r}") from error
+        if numbers.ndim > 1 or not np.all((numbers >= 0) & np.isfinite(numbers)):
+            raise ConfigError(f"{name}: {pattern!r} needs a number of at least 0, or one for each layer, got {value!r}")
+        compiled.append((_compiled(pattern), numbers))
+
+    def number_of(leaf_name: str) -> np.ndarray | None:
+        return next((numbers for pattern, numbers in compiled if pattern.fullmatch(leaf_name)), None)
+
+    def init(params: PyTree) -> ByLayerState:
+        leaves = trees.flatten(params)
+        for pattern, _ in compiled:
+            if not any(map(pattern.fullmatch, leaves)):
+                raise ConfigError(f"{name}: {pattern.pattern!r} matches no parameter that trains: {_shown(leaves)}")
+        for leaf_name, leaf in leaves.items():
+            numbers = number_of(leaf_name)
+            if numbers is not None and numbers.ndim and numbers.shape != leaf.shape[:1]:
+                layers = leaf.shape[0] if leaf.shape else 0
+                raise ConfigError(f"{name}: {len(numbers)} numbers for the {layers} layers in {leaf_name}")
+        return ByLayerState(jnp.zeros((), jnp.int32))
+
+    def changed(step: jax.Array, leaf_name: str, update: jax.Array) -> jax.Array:
+        numbers = number_of(leaf_name)
+        if numbers is None:
+            return update
+        shape = numbers.shape + (1,) * (update.ndim - 1) if numbers.ndim else ()
+        return change(jnp.asarray(numbers.reshape(shape)), step, update)
+
+    def update(updates: PyTree, state: ByLayerState, params: PyTree = None) -> tuple[PyTree, ByLayerState]:
+        step = state.step
+        moved = trees.map_named(lambda leaf_name, leaf: changed(step, leaf_name, leaf), updates)
+        return moved, ByLayerState(optax.safe_increment(step))
+
+    return optax.GradientTransformation(init, update)
 
 
 def without_gradient(params: PyTree, pattern: str | None) -> PyTree:

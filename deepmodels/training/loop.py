@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, parallel, trees, tuning
+from deepmodels import cache, parallel, trees
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, nearest
@@ -67,7 +67,6 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     """
     say = (lambda _: None) if quiet or jax.process_index() else print
     cache.enable()
-    tuning.keep_memory()
     x = experiment.make(config)
     config, every = x.config, x.config.every
     watched = "validation" if "validation" in x.sources else "test"

@@ -16,7 +16,7 @@ import optax
 
 from deepmodels import arguments, trees
 from deepmodels.errors import ConfigError, unknown
-from deepmodels.training.freeze import freeze
+from deepmodels.training.freeze import freeze, layer_rates, unfreeze
 from deepmodels.trees import PyTree
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -219,6 +219,7 @@ OPTIMIZERS: dict[str, Callable] = {
     "adafactor": adafactor,
     "muon": muon,
 }
+BY_LAYER = {"layer_rates": layer_rates, "unfreeze": unfreeze}
 DECOUPLED = ("adamw", "lamb", "lion", "adafactor", "muon")
 
 
@@ -267,7 +268,9 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
         `weight_decay`: for the leaves whose path matches `decay_pattern` (".*kernel" by default);
         `clip_norm`: the largest global norm of a gradient. Pascanu et al. (2012), arXiv:1211.5063;
         `ema`: decay of a moving average of the parameters;
-        `freeze`: pattern of the leaves that don't train, such as "stage[0-2].*", see `freeze.freeze`.
+        `freeze`: pattern of the leaves that don't train, such as "stage[0-2].*", see `freeze.freeze`;
+        `layer_rates`: pairs of a pattern and factors of the learning rate by layer, see `freeze.layer_rates`;
+        `unfreeze`: pairs of a pattern and the steps at which layers begin to train, see `freeze.unfreeze`.
       steps: length of the schedule, where the schedule's section doesn't say.
 
     Raises:
@@ -276,7 +279,7 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     name, options = arguments.split(section)
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    around = ("schedule", "weight_decay", "decay_pattern", "clip_norm", "ema", "freeze")
+    around = ("schedule", "weight_decay", "decay_pattern", "clip_norm", "ema", "freeze", *BY_LAYER)
     inside = {key: value for key, value in options.items() if key not in around}
     if "learning_rate" not in inside:
         raise ConfigError(f"optimizer {name!r} needs the argument 'learning_rate'")
@@ -296,7 +299,8 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     parts = [make(schedule, weight_decay, lambda tree: trees.mask(tree, pattern), **inside)]
     if options.get("clip_norm"):
         parts.insert(0, optax.clip_by_global_norm(options["clip_norm"]))
-    optimizer = optax.with_extra_args_support(optax.chain(*parts, *scale))
+    by_layer = [transformation(options[key]) for key, transformation in BY_LAYER.items() if options.get(key)]
+    optimizer = optax.with_extra_args_support(optax.chain(*parts, *scale, *by_layer))
     optimizer = optax.GradientTransformationExtraArgs(*map(_standard_promotion, optimizer))
     if options.get("ema"):
         optimizer = with_ema(optimizer, options["ema"])

@@ -30,7 +30,8 @@ STORAGES: dict[str, np.dtype] = {name: np.dtype(dtype) for name, dtype in _STORA
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_PROTOCOL = 1001
 _MARK = object()  # on the stack, before a run of values
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # where training programs keep the weights
+# where training programs keep the weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
 _DAMAGE = (  # what a program or an archive that makes no sense leads to
     *(ValueError, TypeError, AttributeError, LookupError, OverflowError, StopIteration, RuntimeError),
     *(EOFError, OSError, struct.error, zipfile.BadZipFile),
@@ -40,7 +41,8 @@ _DAMAGE = (  # what a program or an archive that makes no sense leads to
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dict by name, read-only.
 
-    A state dict may stand alone or under the name "state_dict", "model_state_dict", "model" or "module".
+    A state dict may stand alone or under the name "state_dict", "model_state_dict", "model_state", "model" or
+    "module".
 
     Raises:
       WeightsError: the file is damaged, holds anything but tensors, or names anything that would have to be run.

@@ -99,9 +99,8 @@ def test_the_gradient_of_the_kernels_is_not_added_up_step_by_step():
     assert len(loops) == 2
     for loop in loops:
         products = [e for e in loop.params["jaxpr"].eqns if e.primitive.name == "dot_general"]
-        assert [product.outvars[0].aval.shape[0] for product in products] == [
-            2
-        ]  # of the batch, none of a kernel's shape
+        columns = [product.outvars[0].aval.shape[-1] for product in products]
+        assert columns == [2]  # the batch: none has a kernel's shape
 
 
 def random_variables(model, x, scale=1.0):

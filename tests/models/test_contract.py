@@ -78,7 +78,8 @@ def test_parameters_to_the_unit(name):
 def test_logits_have_a_row_per_example_and_training_keeps_the_variables_form(name):
     model, variables = create(name), shapes(name)
     logits = jax.eval_shape(model.apply, variables, *abstract(name))
-    assert (logits.shape, logits.dtype) == (logits_shape(name, 3, model.num_classes), jnp.float32)
+    width = model.num_classes or model.hidden_size  # DINOv2 is a trunk
+    assert (logits.shape, logits.dtype) == (logits_shape(name, 3, width), jnp.float32)
     statistics = {collection: tree for collection, tree in variables.items() if collection != "params"}
     train = partial(model.apply, train=True, mutable=list(statistics), rngs={"dropout": jax.random.key(0)})
     again, updated = jax.eval_shape(train, variables, *abstract(name))

@@ -111,3 +111,16 @@ def test_bad_arguments_are_named():
         beam_search(step, state_of(bigrams(1)), beam_size=0, **arguments)
     with pytest.raises(ConfigError, match="beam_size, max_length: expected 1 or more, got 4 and 0"):
         beam_search(step, state_of(bigrams(1)), max_length=0, **arguments)
+
+
+@pytest.mark.parametrize(("logits", "scores"), [("bfloat16", "float32"), ("float64", "float64")])
+def test_scores_are_summed_in_float32_or_what_is_wider(logits, scores, float64):
+    def other(tokens, state):
+        answer, state = step(tokens, state)
+        return answer.astype(logits), state
+
+    beams = beam_search(
+        other, state_of(bigrams(2)), start=START, end=END, batch_size=2, max_length=LENGTH, batch_axis=AXES
+    )
+    assert beams.scores.dtype == scores
+    assert np.isfinite(beams.scores[:, 0]).all()

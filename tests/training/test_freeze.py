@@ -1,6 +1,7 @@
 """Frozen leaves stay as they are, bit by bit, and a trunk is taken over whole or not at all."""
 
 import io
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from rich.console import Console
 from deepmodels import trees
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.models import create
-from deepmodels.training.freeze import freeze, trainable_table, transfer
+from deepmodels.training.freeze import freeze, layer_rates, trainable_table, transfer, unfreeze
 from deepmodels.training.loop import run
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 
@@ -29,6 +30,11 @@ def parameters():
 
 
 def trained(section, params, steps=5):
+    return history(section, params, steps)[-1]
+
+
+def history(section, params, steps):
+    """The parameters and the optimizer's state after each step."""
     optimizer, _ = make_optimizer(section, steps)
 
     @jax.jit
@@ -37,10 +43,10 @@ def trained(section, params, steps=5):
         updates, state = optimizer.update(grads, state, params, value=jnp.float32(1))
         return optax.apply_updates(params, updates), state
 
-    state = optimizer.init(params)
+    found = [(params, optimizer.init(params))]
     for i in range(steps):
-        params, state = step(params, state, jax.random.key(i))
-    return params, state
+        found.append(step(*found[-1], jax.random.key(i)))
+    return found[1:]
 
 
 def bits(x):
@@ -90,6 +96,83 @@ def test_a_pattern_that_cannot_be_meant_is_an_error(pattern, message):
         freeze(optax.sgd(0.1), pattern).init(parameters())
     with pytest.raises(ConfigError, match=message):
         trainable_table(parameters(), pattern)
+
+
+def stacked():
+    """Three stacked layers between an embedding and a head."""
+    kernel = np.array([[-0.0, 0.0, 1e-30], [1 / 3, -1e-8, 3e38]], np.float32)
+    return {
+        "embed": {"embedding": jnp.asarray(kernel)},
+        "head": {"kernel": jnp.ones((2, 2))},
+        "layers": {"kernel": jnp.asarray(np.stack([kernel] * 3)), "bias": jnp.ones(3)},
+    }
+
+
+BY_LAYER = (("layers/.*", (0.25, 0.5, 1.0)), ("embed/.*", 0.125), (".*embedding", 7.0))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_learning_rate_of_a_layer(name):
+    """The first update is the factor times what it is without, weight decay included."""
+    section = {"name": name, "learning_rate": 0.1, "weight_decay": 0.5, "decay_pattern": ".*"}
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), stacked())
+    grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(0), leaf.shape), params)
+
+    def updates(section):
+        optimizer, _ = make_optimizer(section, 1)
+        return jax.jit(lambda: optimizer.update(grads, optimizer.init(params), params)[0])()
+
+    plain, found = updates(section), updates(section | {"layer_rates": BY_LAYER})
+    np.testing.assert_allclose(found["head"]["kernel"], plain["head"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(found["embed"]["embedding"], 0.125 * plain["embed"]["embedding"], rtol=1e-6)
+    for i, rate in enumerate((0.25, 0.5, 1.0)):
+        for leaf in ("kernel", "bias"):
+            np.testing.assert_allclose(found["layers"][leaf][i], rate * plain["layers"][leaf][i], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_layers_stay_as_they_are_until_their_step(name):
+    starts = (3, 1, 0)
+    section = {
+        "name": name, "learning_rate": 0.1, "weight_decay": 0.1, "clip_norm": 1.0,
+        "unfreeze": (("layers/.*", starts), ("embed/.*", 4)),
+    }  # fmt: skip
+    before = stacked()
+    for step, (after, _) in enumerate(history(section, before, 5)):
+        same = jax.tree.map(lambda new, old: bits(new) == bits(old), after, before)
+        for layer, start in enumerate(starts):
+            assert same["layers"]["kernel"][layer].all() == (step < start)
+            assert same["layers"]["bias"][layer] == (step < start)
+        assert same["embed"]["embedding"].all() == (step < 4)
+        assert not same["head"]["kernel"].any()
+
+
+def test_layers_unfreeze_beside_frozen_ones():
+    section = {"name": "adamw", "learning_rate": 0.1, "freeze": "embed/.*", "unfreeze": (("layers/.*", 1),)}
+    before = stacked()
+    for (after, _), moved in zip(
+        history(section, before, 2), ({"head/kernel"}, {"head/kernel", "layers/kernel", "layers/bias"}), strict=True
+    ):
+        old, new = trees.flatten(before), trees.flatten(after)
+        assert {leaf for leaf in old if not np.array_equal(bits(old[leaf]), bits(new[leaf]))} == moved
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("layer/.*", 1.0)], "'layer/.*' matches no parameter that trains: embed/embedding, head/kernel"),
+        ([("layers/.*", (1.0, 0.5))], "2 numbers for the 3 layers in layers/bias"),
+        ([("embed/.*", -1.0)], "'embed/.*' needs a number of at least 0, or one for each layer, got -1.0"),
+        ([("embed/.*", float("nan"))], "needs a number of at least 0"),
+        ([("layers/[", 1.0)], "isn't a regular expression"),
+        ([("embed/.*", "slow")], "expected pairs of a pattern and a number or numbers, got ('embed/.*', 'slow')"),
+        (["embed/.*"], "expected pairs of a pattern and a number or numbers, got 'embed/.*'"),
+    ],
+)
+@pytest.mark.parametrize("function", [layer_rates, unfreeze])
+def test_layers_that_cannot_be_meant_are_an_error(function, pairs, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        function(pairs).init(stacked())
 
 
 def test_the_table_adds_up():

@@ -10,6 +10,7 @@ import pytest
 
 from deepmodels import trees
 from deepmodels.models.recurrent import RecurrentNetwork
+from deepmodels.weights import files
 from deepmodels.weights.convert import Rule, dense, from_ours, to_ours
 from deepmodels.weights.recurrent import recurrent
 
@@ -134,12 +135,10 @@ def test_a_real_speaker_encoder_gives_the_golden_embedding():
     path = next(Path(folder).rglob("resemblyzer/pretrained.pt"), None) if folder else None
     if path is None:
         pytest.skip("DEEPMODELS_TEST_DATA names no folder with resemblyzer/pretrained.pt in it")
-    state = oracles.import_torch().load(path, "cpu", weights_only=True)["model_state"]
-    source = {name: tensor.numpy() for name, tensor in state.items()}
     rules = (*recurrent("lstm.", "stack"), *dense("linear", "head"), Rule("similarity_{*}", None))
     model = RecurrentNetwork("lstm_2000", 256, num_layers=3, recurrent_bias=True, num_classes=256)
     frames = np.sin(0.01 * np.arange(160 * 40)).reshape(1, 160, 40).astype(np.float32)
-    variables = to_ours(source, rules, jax.eval_shape(model.init, jax.random.key(0), frames))
+    variables = to_ours(files.read(path), rules, jax.eval_shape(model.init, jax.random.key(0), frames))
     assert trees.count(variables) == 1_423_616
     embedding = np.maximum(jax.jit(model.apply)(variables, frames)[0], 0)
     golden = np.load(Path(__file__).parent.parent / "golden" / "resemblyzer.npz")["embed"]
