@@ -17,8 +17,9 @@ pooler and the classifier. layerwise: the learning rate shrinks by a fifth from 
 unfreeze: the pooler and the classifier train alone at first, then one more layer every 15 steps, and the embeddings
 last. Howard & Ruder (2018), arXiv:1801.06146, has both.
 
-TF-IDF and logistic regression on the same 3,000 tweets (the last command): 71.1 % of the 1,000 test tweets. Nobody has
-measured these configs to their end yet.
+Of the 1,000 test tweets, jax 0.10.2, seed 0: TF-IDF and logistic regression on the same 3,000 tweets (the last command)
+have 71.1 % right, full 75.1 %; its time was not measured, as the machine was busy otherwise. Nobody has measured the
+other sizes to their end yet.
 """
 
 from ml_collections import ConfigDict
