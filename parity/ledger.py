@@ -86,21 +86,9 @@ def compare(name: str, source: str) -> dict[str, Any]:
     rules = weights.table(source, name, variant.family)
     variables = to_ours(saved_and_read(theirs), rules, abstract)
 
-    row = {
-        "model": name,
-        "source": source,
-        "version": metadata.version(source),
-        "parameters": trees.count(variables["params"]),
-        "theirs": sum(p.numel() for p in theirs.parameters()),
-        "input": f"{size}x{size}x3",
-        "date": datetime.date.today().isoformat(),
-        "jax": jax.__version__,
-        "command": f"deepmodels parity {name}",
-    }
     images = pixels(1, size)
     logits, expected = jax.jit(model.apply)(variables, images), logits_of(oracles.evaluate(theirs, images))
-    row["logits max abs"] = f"{np.abs(logits - expected).max():.1e}"
-    row["logits max rel"] = relative(logits, expected)
+    row = float32_row(name, source, f"{size}x{size}x3", variables, theirs, logits, expected)
     exact = logits_of(oracles.evaluate(theirs.double(), images.astype(np.float64)))
     row["their rounding"] = f"{np.abs(expected - exact).max():.1e}"
     with jax.enable_x64(True):
@@ -138,19 +126,7 @@ def compare_text(name: str) -> dict[str, Any]:
         return output["last_hidden_state"][:, held] if "last_hidden_state" in output else output["logits"]
 
     logits, expected = jax.jit(ours_of)(variables), theirs_of().detach().numpy()
-    row = {
-        "model": name,
-        "source": "transformers",
-        "version": metadata.version("transformers"),
-        "parameters": trees.count(variables["params"]),
-        "theirs": sum(p.numel() for p in theirs.parameters()),
-        "input": f"2x{LENGTH}",
-        "date": datetime.date.today().isoformat(),
-        "jax": jax.__version__,
-        "command": f"deepmodels parity {name}",
-        "logits max abs": f"{np.abs(logits - expected).max():.1e}",
-        "logits max rel": relative(logits, expected),
-    }
+    row = float32_row(name, "transformers", f"2x{LENGTH}", variables, theirs, logits, expected)
     theirs.double()
     output = theirs_of()
     cotangent = np.random.default_rng(1).normal(size=tuple(output.shape))
@@ -160,6 +136,25 @@ def compare_text(name: str) -> dict[str, Any]:
         pull_back = jax.jit(lambda v: jax.vjp(ours_of, v)[1](cotangent)[0]["params"]["token_embed"]["embedding"])
         gradient = pull_back(variables)
     return row | {"gradient max rel": relative(gradient, expected)}
+
+
+def float32_row(
+    name: str, source: str, size: str, variables: Any, theirs, logits: np.ndarray, expected: np.ndarray
+) -> dict[str, Any]:
+    """Returns what a row says of any model: who is compared, and the errors in float32."""
+    return {
+        "model": name,
+        "source": source,
+        "version": metadata.version(source),
+        "parameters": trees.count(variables["params"]),
+        "theirs": sum(p.numel() for p in theirs.parameters()),
+        "input": size,
+        "date": datetime.date.today().isoformat(),
+        "jax": jax.__version__,
+        "command": f"deepmodels parity {name}",
+        "logits max abs": f"{np.abs(logits - expected).max():.1e}",
+        "logits max rel": relative(logits, expected),
+    }
 
 
 def compare_float64(name: str, theirs, rules: Rules, images: np.ndarray) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 from deepmodels import cache, tuning
 
 cache.enable()  # one for all tests and all runs of them
-tuning.keep_memory = lambda: False  # of a process that does more than one run, a thousand tests say
+tuning.keep_memory = lambda: False  # it is for a process of one run, and a worker does hundreds
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

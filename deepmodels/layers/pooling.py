@@ -12,7 +12,7 @@ from jax import Array, lax
 from deepmodels.errors import ShapeError
 from deepmodels.layers.windows import windows
 
-_LARGEST = 5  # window that is taken pixel by pixel
+_LARGEST = 5  # height and width of windows that are taken pixel by pixel
 Pads = tuple[tuple[int, int], tuple[int, int]]  # before and after, of height and of width
 
 
@@ -36,7 +36,8 @@ def max_pool(x: Array, window: int, stride: int, *, padding: int = 0, ceil: bool
       ShapeError: not even one window fits.
     """
     _check_fits(x, window - 2 * padding - (stride - 1 if ceil else 0))
-    pads = [(padding, padding + (-(size + 2 * padding - window) % stride if ceil else 0)) for size in x.shape[1:3]]
+    ends = (padding + (-(size + 2 * padding - window) % stride if ceil else 0) for size in x.shape[1:3])
+    pads = tuple((padding, end) for end in ends)
     general = partial(nn.max_pool, window_shape=(window, window), strides=(stride, stride), padding=pads)
     return _by_platform(general, partial(_reduce, _larger, window, stride, pads, -np.inf), window, x)
 
@@ -104,8 +105,8 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
     for axis in (1, 2):
         n = x.shape[axis]
         if n != size:
-            windows = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
-            means = [lax.slice_in_dim(x, start, end, axis=axis).mean(axis) for start, end in windows]
+            spans = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+            means = [lax.slice_in_dim(x, start, end, axis=axis).mean(axis) for start, end in spans]
             x = jnp.stack(means, axis)
     return x
 

@@ -27,7 +27,22 @@ from deepmodels.models.variant import Variant, tokens
 SCORES = ("additive", "general", "dot")
 
 
-class Seq2Seq(nn.Module):
+class EncoderDecoder(nn.Module):
+    """The call that the models here share, made of their two halves, `encode` and `decode`."""
+
+    def __call__(
+        self,
+        tokens: Array,
+        targets: Array,
+        mask: Array | None = None,
+        target_mask: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        logits, _ = self.decode(targets, self.encode(tokens, mask, train), target_mask, train)
+        return logits
+
+
+class Seq2Seq(EncoderDecoder):
     """A stack that reads the source and one that writes the target, beginning in the state that the first ended in.
 
     The call takes tokens (B, S) and targets (B, T), integers, and masks of the same shapes, True where a position holds
@@ -71,17 +86,6 @@ class Seq2Seq(nn.Module):
         self.target_embed = nn.Embed(self.target_vocab_size, self.hidden_size)
         self.decoder = RecurrentStack(**arguments)
         self.head = nn.Dense(self.target_vocab_size)
-
-    def __call__(
-        self,
-        tokens: Array,
-        targets: Array,
-        mask: Array | None = None,
-        target_mask: Array | None = None,
-        train: bool = False,
-    ) -> Array:
-        logits, _ = self.decode(targets, self.encode(tokens, mask, train), target_mask, train)
-        return logits
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> State:
         """Returns the state in which the decoder begins: arrays (B, num_layers, H)."""
@@ -165,7 +169,7 @@ class DecoderState(NamedTuple):
     read: Array | None = None  # (B, H), what the last step made of what it saw, where the next one is fed it
 
 
-class RNNSearch(nn.Module):
+class RNNSearch(EncoderDecoder):
     """An encoder of both directions, and a decoder which before each step looks for what it needs of the source.
 
     Section 3 of the paper and its appendix A.2: the additive score of the decoder's last state and each of the
@@ -203,17 +207,6 @@ class RNNSearch(nn.Module):
         self.decoder = SearchStep(self.cell, self.hidden_size, self.attention_size)
         self.maxout = nn.Dense(2 * self.maxout_size)
         self.head = nn.Dense(self.target_vocab_size)
-
-    def __call__(
-        self,
-        tokens: Array,
-        targets: Array,
-        mask: Array | None = None,
-        target_mask: Array | None = None,
-        train: bool = False,
-    ) -> Array:
-        logits, _ = self.decode(targets, self.encode(tokens, mask, train), target_mask, train)
-        return logits
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> DecoderState:
         """Returns the state in which the decoder begins, the memory of the source in it."""
@@ -262,7 +255,7 @@ class SearchStep(nn.Module):
         return DecoderState(memory, recurrent), (hidden[:, 0], read)
 
 
-class LuongAttention(nn.Module):
+class LuongAttention(EncoderDecoder):
     """A decoder that after each step looks at the source, and reads in the next step what it saw there.
 
     Section 3.1, global attention, and 3.3, input feeding: the average of the encoder's states, weighted by their score
@@ -305,17 +298,6 @@ class LuongAttention(nn.Module):
         self.target_embed = nn.Embed(self.target_vocab_size, self.hidden_size)
         self.decoder = FeedingStep(self.cell, self.hidden_size, self.score, self.input_feeding, **sizes)
         self.head = nn.Dense(self.target_vocab_size, use_bias=False)
-
-    def __call__(
-        self,
-        tokens: Array,
-        targets: Array,
-        mask: Array | None = None,
-        target_mask: Array | None = None,
-        train: bool = False,
-    ) -> Array:
-        logits, _ = self.decode(targets, self.encode(tokens, mask, train), target_mask, train)
-        return logits
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> DecoderState:
         """Returns the state in which the decoder begins, the memory of the source in it."""

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from sequences import floats_in
 
 from deepmodels import models, trees
 from deepmodels.errors import ConfigError, ShapeError
@@ -141,19 +142,6 @@ def test_passes_through_the_nnx_bridge(name):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-def dtypes_in(closed):
-    """The float dtypes of every value that a jaxpr computes, those of its inner jaxprs included."""
-    found = set()
-    jaxpr = getattr(closed, "jaxpr", closed)
-    for equation in jaxpr.eqns:
-        found |= {v.aval.dtype.name for v in equation.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating)}
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
-                    found |= dtypes_in(inner)
-    return found
-
-
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_no_other_float_is_computed_in_than_the_one_that_comes_in(name, float64):
     model = create(name)
@@ -170,7 +158,7 @@ def test_no_other_float_is_computed_in_than_the_one_that_comes_in(name, float64)
             lambda x: jax.ShapeDtypeStruct(x.shape, dtype if x.dtype.kind == "f" else x.dtype),  # noqa: B023
             (params, variables, abstract(name)),
         )
-        assert dtypes_in(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments)) <= {dtype}
+        assert floats_in(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments)) <= {dtype}
 
 
 @pytest.mark.parametrize("name", ["mcculloch_pitts", *TINY, "lenet5_paper"])
