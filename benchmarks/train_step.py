@@ -6,8 +6,8 @@
 
 The two sides are processes that take turns (turns.py). The peer is the model of torchvision, transformers or torch.nn,
 under torch in eager mode (peers/; install the extra `parity`), ours the step that `deepmodels train` compiles. Both
-drop values at the published rates. A row is printed for each subject and replaces its older one in
-benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
+drop values at the published rates. A row is printed for each subject and replaces its older one of the same processor
+in benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
 medians, above 1 where ours is faster.
 """
 
@@ -63,6 +63,7 @@ COLUMNS = (
     "model", "batch", "ours ms", "ours min", "ours max", "peer ms", "peer min", "peer max", "ratio",
     "ours first step s", "ours peak GB", "peer peak GB", "ours", "peer", "settings", "cpu", "cores", "date",
 )  # fmt: skip
+KEY = ("model", "settings", "cpu")
 
 
 def measure(subject: Subject, rounds: int, seconds: float, settings: str) -> dict[str, object]:
@@ -98,17 +99,13 @@ def cpu() -> str:
 
 
 def write(row: dict[str, object]) -> None:
-    """Puts a row into the results, in place of an older one of the same model and settings."""
+    """Puts a row into the results, in place of an older one of the same model, settings and processor."""
     path = HERE / "results" / "train_step.csv"
     path.parent.mkdir(exist_ok=True)
     rows = []
     if path.exists():
         with path.open(newline="") as file:
-            rows = [
-                old
-                for old in csv.DictReader(file)
-                if (old["model"], old["settings"]) != (row["model"], row["settings"])
-            ]
+            rows = [old for old in csv.DictReader(file) if any(old[column] != row[column] for column in KEY)]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

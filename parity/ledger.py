@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from deepmodels import loading, models, trees, weights
+from deepmodels import cache, loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
 from deepmodels.weights import files, folder
 from deepmodels.weights.convert import Rules, to_ours
@@ -77,10 +77,7 @@ def compare(name: str, source: str) -> dict[str, Any]:
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     size = variant.inputs["images"].shape[0]
-    if variant.family == "vit":  # whose heads begin as zeros, and which has no statistics
-        oracles.enliven(theirs)
-    else:
-        oracles.settle(theirs, pixels(4, min(size, 224)))
+    oracles.settle(theirs, pixels(4, size if variant.family == "vit" else min(size, 224)))  # ViTs take no other size
     model = models.create(name)
     abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     rules = weights.table(source, name, variant.family)
@@ -231,9 +228,13 @@ def write(rows: list[dict[str, Any]]) -> None:
         "weights in both, on a CPU. Errors are the largest difference, absolute or as a share of the largest value:",
         "logits in float32 at the size of the input, and beside them how far the other library's float32 logits are",
         "from its own float64 ones; gradient of the images, logits and running statistics in training mode in float64",
-        f"at {SMALL}x{SMALL} or the input's size if that is smaller. Of models of text, the hidden states or logits of",
-        "a text and a padded one, and the gradient of the embedding; T5's agree within float32 only, in which",
-        "transformers computes norms and softmax.",
+        f"at {SMALL}x{SMALL} or the input's size if that is smaller. Image models have weights of He's standard",
+        "deviation, random biases, scales, offsets and layer scales, scales four times smaller at the ends of residual",
+        "branches, running statistics off those of other images by a tenth of the deviation and a fifth of the",
+        "variance, and a last layer that is scaled such that the outputs for those have a root mean square of 1",
+        "(`settle` in parity/oracles.py). Of models of text, the hidden states or logits of a text and a padded one,",
+        "and the gradient of the embedding; T5's agree within float32 only, in which transformers computes norms and",
+        "softmax.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),
@@ -251,6 +252,7 @@ def main(names: list[str]) -> None:
     for name in names:
         if name not in {subject for subject, _ in known}:
             raise unknown("model with a ledger row", name, {subject for subject, _ in known})
+    cache.enable()  # two sources have the same program
     for name, source in known:
         if not names or name in names:
             row = compare(name, source)

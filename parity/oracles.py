@@ -9,6 +9,7 @@ are numpy (B, H, W, C) here as everywhere; what torch keeps as (B, C, H, W) stay
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -159,7 +160,7 @@ def evaluate(module, images: np.ndarray) -> np.ndarray:
 
 
 def train(module, images: np.ndarray) -> np.ndarray:
-    """Returns the output in training mode, without dropout; the module's running statistics move as ours do.
+    """Returns the output in training mode, without any dropout; the module's running statistics move as ours do.
 
     The module takes on the dtype of the images. Of the n values of a channel torch keeps the unbiased variance in its
     running average, we the biased one: its share of a batch is n / (n - 1) times ours, which is taken out here.
@@ -175,7 +176,7 @@ def train(module, images: np.ndarray) -> np.ndarray:
     ]
     module.train()
     for layer in module.modules():
-        if isinstance(layer, torch.nn.modules.dropout._DropoutNd):
+        if isinstance(layer, torch.nn.modules.dropout._DropoutNd) or type(layer).__name__ in _PATHS:
             layer.eval()
     with torch.no_grad():
         output = _numpy(module(_channels_first(images)))
@@ -188,22 +189,62 @@ def train(module, images: np.ndarray) -> np.ndarray:
     return output
 
 
+_PATHS = ("StochasticDepth", "DropPath")  # torchvision's and timm's names of what drops whole branches
+
+
 def settle(module, images: np.ndarray) -> None:
-    """Brings the running statistics near those of the images; at random ones the signal dies within a few layers."""
+    """Draws weights and statistics under which signals are of order 1 from the images to the output.
+
+    At those a library begins with they often aren't: batch statistics of 0 and 1 let signals die within a few layers,
+    a layer scale of 1e-6 hides what its block computes, and of residual branches as large as what they are added to
+    each one multiplies the rounding of those before, so that a hundred of them lose three digits. Here are drawn
+
+    - all weights, biases and norms, by `enliven`;
+    - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
+    - the running statistics: those of the images, then means off by a tenth of the deviation and variances by a fifth;
+    - the last layer, scaled such that the root mean square of the outputs for these images is 1.
+
+    Args:
+      module: of torchvision or timm.
+      images: (B, H, W, C) float32.
+    """
     import torch
 
+    enliven(module)
     norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 1.0
-    train(module, images)
-    generator = torch.Generator().manual_seed(1)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
-        layer.running_mean += (
-            0.1 * layer.running_var.sqrt() * torch.randn(layer.running_mean.shape, generator=generator)
-        )
-        layer.running_var *= 0.8 + 0.4 * torch.rand(layer.running_var.shape, generator=generator)
+    with torch.no_grad():
+        for norm in _ends_of_branches(module):
+            norm.weight *= 0.25
+        train(module, images)
+        generator = torch.Generator().manual_seed(1)
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+            layer.running_mean += (
+                0.1 * layer.running_var.sqrt() * torch.randn(layer.running_mean.shape, generator=generator)
+            )
+            layer.running_var *= 0.8 + 0.4 * torch.rand(layer.running_var.shape, generator=generator)
+        output = evaluate(module, images)
+        output = output["out"] if isinstance(output, dict) else output
+        *_, head = (layer for layer in module.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d))
+        for parameter in head.parameters():
+            parameter /= float(np.sqrt(np.mean(np.square(output))))
+
+
+def _ends_of_branches(module) -> Iterator:
+    """The last batch norm of each block that may add its input to what it computes, by what such blocks have."""
+    import torch
+
+    for block in module.modules():
+        if any(hasattr(block, sign) for sign in ("downsample", "use_res_connect", "has_skip")):
+            norms = [
+                layer
+                for name, layer in block.named_modules()
+                if isinstance(layer, torch.nn.BatchNorm2d) and not name.startswith("downsample")
+            ]
+            yield from norms[-1:]
 
 
 def call(module, inputs: dict[str, np.ndarray]) -> Any:

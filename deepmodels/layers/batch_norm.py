@@ -72,4 +72,6 @@ class BatchNorm(nn.Module):
             return per_channel.reshape((1,) * (x.ndim - 1) + channels)
 
         factor = scale.astype(dtype) * jax.lax.rsqrt(var + self.epsilon)
-        return ((values - wide(mean)) * wide(factor) + wide(bias.astype(dtype))).astype(x.dtype)
+        # not (values - mean) * factor: its gradient by the factor needs the differences, a further image to keep
+        shift = bias.astype(dtype) - mean * factor
+        return (values * wide(factor) + wide(shift)).astype(x.dtype)

@@ -11,8 +11,6 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from deepmodels.layers.windows import windows
-
 _IMAGES = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 
 
@@ -47,7 +45,8 @@ def convolve(
         # of two dimensions: XLA copies the transpose of larger ones before the product that is the kernel's gradient
         product = lax.dot(strided.reshape(-1, channels), rhs[0, 0], precision=options.get("precision"))
         return product.reshape(*strided.shape[:3], -1)
-    if groups == channels == rhs.shape[3] > 1:
+    narrow = all(max(pad) < size for pad, size in zip(padding, rhs.shape[:2], strict=True))
+    if groups == channels == rhs.shape[3] > 1 and narrow:
         depthwise = partial(_depthwise, tuple(window_strides), tuple(map(tuple, padding)))
         return lax.platform_dependent(lhs, rhs, cpu=depthwise, default=general)
     return general(lhs, rhs)
@@ -55,24 +54,61 @@ def convolve(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _depthwise(strides: tuple[int, int], pads: tuple[tuple[int, int], ...], lhs: Array, rhs: Array) -> Array:
-    taps = windows(lhs, rhs.shape[:2], strides, pads)
-    return sum(tap * weight for tap, weight in zip(taps, rhs.reshape(-1, 1, 1, 1, rhs.shape[3]), strict=True))
+    size = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(lhs.shape[1:3], pads, rhs.shape[:2], strides, strict=True)]
+    padded, images = _padded(lhs, pads), (0, len(lhs))
+    return sum(
+        _tap(padded, (i, j), strides, size, images) * rhs[i, j][:, None, None] for i, j in np.ndindex(*rhs.shape[:2])
+    )
 
 
 @_depthwise.defjvp
 def _(strides, pads, primals, tangents):
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
+    h, w = rhs.shape[:2]
+    (top, bottom), (left, right) = pads
+    taps, zero = list(np.ndindex(h, w)), jnp.zeros((), lhs_dot.dtype)
     out = _depthwise(strides, pads, lhs, rhs)
-    # The same sum, in a form whose transpose, the kernel's gradient, is fast: it adds the images of the batch, tap by
-    # tap, and only then takes one sum over pixels for all taps. A sum over pixels for each tap takes five times longer.
-    taps, count = list(windows(lhs, rhs.shape[:2], strides, pads)), math.gcd(len(lhs), 8)
-    wide = (len(taps), len(lhs) // count, *out.shape[1:])
-    weights = lax.split(jnp.broadcast_to(rhs_dot.reshape(-1, 1, 1, 1, rhs.shape[3]), wide), (1,) * len(taps))
-    parts = [
-        sum(part * weight[0] for part, weight in zip(parts, weights, strict=True))
-        for parts in zip(*(jnp.split(tap, count) for tap in taps), strict=True)
-    ]
-    return out, _depthwise(strides, pads, lhs_dot, rhs) + jnp.concatenate(parts)
+    rows, columns = out.shape[1:3]
+
+    # The same sums, in forms whose transposes, the gradients, are fast. That of the images: each pixel times its
+    # weights goes to all places of a canvas that it reaches, of which the output is a part. Transposed, the output's
+    # gradient is laid on the canvas once, and shifted images of that are summed as they are in the forward pass.
+    canvas = sum(
+        lax.pad(lhs_dot * rhs[i, j][:, None, None], zero, ((0, 0, 0), (h - 1 - i, i, 0), (w - 1 - j, j, 0), (0, 0, 0)))
+        for i, j in taps
+    )
+    # That of the kernel: it adds up to 16 images of the batch, tap by tap, and only then takes one sum over pixels for
+    # all taps. A sum over pixels for each tap takes five times longer. Where there is one, a column of zeros is taken
+    # along, on the canvas too: XLA would take what has none from before it was padded, and compute that for each tap.
+    beyond = 1 if strides == (1, 1) and right < w - 1 else 0
+    size, padded, count = (rows, columns + beyond), _padded(lhs, pads), math.gcd(len(lhs), 16)
+    together = len(lhs) // count
+    wide = (len(taps), together, *size, lhs.shape[3])
+    weights = lax.split(jnp.broadcast_to(rhs_dot.reshape(len(taps), 1, 1, 1, lhs.shape[3]), wide), (1,) * len(taps))
+    by_kernel = jnp.concatenate([
+        sum(
+            _tap(padded, tap, strides, size, (first, first + together)) * weight[0]
+            for tap, weight in zip(taps, weights, strict=True)
+        )
+        for first in range(0, len(lhs), together)
+    ])  # fmt: skip
+    if beyond:
+        edges = ((0, 0, 0), (h - 1 - top, h - 1 - bottom, 0), (w - 1 - left, w - 2 - right, 0), (0, 0, 0))
+        canvas, by_kernel = canvas + lax.pad(by_kernel, zero, edges), 0
+    return out, _tap(canvas, (h - 1 - top, w - 1 - left), strides, (rows, columns), (0, len(out))) + by_kernel
+
+
+def _padded(images: Array, pads: tuple[tuple[int, int], ...]) -> Array:
+    """Images with zeros around them, and one column of zeros more, which a tap may take along."""
+    (top, bottom), (left, right) = pads
+    edges = ((0, 0, 0), (top, bottom, 0), (left, right + 1, 0), (0, 0, 0))
+    return lax.pad(images, jnp.zeros((), images.dtype), edges)
+
+
+def _tap(x: Array, tap: Sequence[int], strides: Sequence[int], size: Sequence[int], images: tuple[int, int]) -> Array:
+    """Every stride-th pixel of some images, from the tap on, as many as the size says."""
+    limit = [start + (n - 1) * stride + 1 for start, n, stride in zip(tap, size, strides, strict=True)]
+    return lax.slice(x, (images[0], *tap, 0), (images[1], *limit, x.shape[3]), (1, *strides, 1))
 
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
