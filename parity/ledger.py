@@ -77,7 +77,7 @@ def compare(name: str, source: str) -> dict[str, Any]:
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     size = variant.inputs["images"].shape[0]
-    oracles.settle(theirs, pixels(4, size if variant.family == "vit" else min(size, 224)))  # ViTs take no other size
+    oracles.settle(theirs, pixels(2, size))
     model = models.create(name)
     abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     rules = weights.table(source, name, variant.family)
@@ -230,7 +230,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "from its own float64 ones; gradient of the images, logits and running statistics in training mode in float64",
         f"at {SMALL}x{SMALL} or the input's size if that is smaller. Image models have weights of He's standard",
         "deviation, random biases, scales, offsets and layer scales, scales four times smaller at the ends of residual",
-        "branches, running statistics off those of other images by a tenth of the deviation and a fifth of the",
+        "branches, running statistics off those of other images by a tenth of the deviation and up to a fifth of the",
         "variance, and a last layer that is scaled such that the outputs for those have a root mean square of 1",
         "(`settle` in parity/oracles.py). Of models of text, the hidden states or logits of a text and a padded one,",
         "and the gradient of the embedding; T5's agree within float32 only, in which transformers computes norms and",

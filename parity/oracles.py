@@ -201,7 +201,9 @@ def settle(module, images: np.ndarray) -> None:
 
     - all weights, biases and norms, by `enliven`;
     - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
-    - the running statistics: those of the images, then means off by a tenth of the deviation and variances by a fifth;
+    - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
+      and the variance by up to a fifth. Norms are taken in order, each seeing what those before make of their
+      statistics: errors that all layers make together would add up, and the last layers see signals far off theirs;
     - the last layer, scaled such that the root mean square of the outputs for these images is 1.
 
     Args:
@@ -211,22 +213,21 @@ def settle(module, images: np.ndarray) -> None:
     import torch
 
     enliven(module)
-    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 1.0
+    generator = torch.Generator().manual_seed(1)
+
+    def measure(norm, inputs: tuple) -> None:
+        var, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        norm.running_mean.copy_(mean + 0.1 * var.sqrt() * torch.randn(mean.shape, generator=generator))
+        norm.running_var.copy_(var * (0.8 + 0.4 * torch.rand(var.shape, generator=generator)))
+
     with torch.no_grad():
         for norm in _ends_of_branches(module):
             norm.weight *= 0.25
-        train(module, images)
-        generator = torch.Generator().manual_seed(1)
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-            layer.running_mean += (
-                0.1 * layer.running_var.sqrt() * torch.randn(layer.running_mean.shape, generator=generator)
-            )
-            layer.running_var *= 0.8 + 0.4 * torch.rand(layer.running_var.shape, generator=generator)
+        norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
         output = evaluate(module, images)
+        for hook in hooks:
+            hook.remove()
         output = output["out"] if isinstance(output, dict) else output
         *_, head = (layer for layer in module.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d))
         for parameter in head.parameters():
