@@ -45,6 +45,7 @@ ARGUMENTS = {
     "deeplabv3_resnet50": WITHOUT_DOWNLOAD,
     "deeplabv3_resnet101": WITHOUT_DOWNLOAD,
 }  # torchvision's
+DENSE = ("fcn", "deeplab")  # of which torchvision gives outputs by name, their channels first
 OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices of words it ties
     *("bert_tiny", "bert_mini", "bert_small", "bert_medium", "bert_base", "bert_large", "bert_base_cased"),
     *("bert_large_cased", "roberta_base", "distilbert", "all_minilm_l6_v2", "t5_small", "t5_base"),
@@ -76,6 +77,8 @@ def compare(name: str, source: str) -> dict[str, Any]:
         return compare_text(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
+    if variant.family in DENSE:
+        theirs.register_forward_hook(lambda module, _, output: output["out"].permute(0, 2, 3, 1))
     size = variant.inputs["images"].shape[0]
     oracles.settle(theirs, pixels(2, size))
     model = models.create(name)
@@ -190,7 +193,7 @@ def saved_and_read(module) -> dict[str, np.ndarray]:
 def logits_of(output: Any) -> np.ndarray:
     """Returns the main output of a model that has others beside it."""
     if isinstance(output, dict):
-        return output["out"] if "out" in output else output["logits"]
+        return output["logits"]
     return output
 
 

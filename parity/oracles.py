@@ -202,7 +202,7 @@ def settle(module, images: np.ndarray) -> None:
     - all weights, biases and norms, by `enliven`;
     - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
     - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
-      and the variance by up to a fifth. Norms are taken in order, each seeing what those before make of their
+      and the variance by up to a fifth; of pooled maps the deviation is a tenth of the mean or more. Norms are taken in order, each seeing what those before make of their
       statistics: errors that all layers make together would add up, and the last layers see signals far off theirs;
     - the last layer, scaled such that the root mean square of the outputs for these images is 1.
 
@@ -217,6 +217,8 @@ def settle(module, images: np.ndarray) -> None:
 
     def measure(norm, inputs: tuple) -> None:
         var, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        if inputs[0].shape[2:] == (1, 1):  # of pooled images: one value each, which hardly differ
+            var = torch.maximum(var, 0.01 * mean.square())
         norm.running_mean.copy_(mean + 0.1 * var.sqrt() * torch.randn(mean.shape, generator=generator))
         norm.running_var.copy_(var * (0.8 + 0.4 * torch.rand(var.shape, generator=generator)))
 
@@ -228,7 +230,6 @@ def settle(module, images: np.ndarray) -> None:
         output = evaluate(module, images)
         for hook in hooks:
             hook.remove()
-        output = output["out"] if isinstance(output, dict) else output
         *_, head = (layer for layer in module.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d))
         for parameter in head.parameters():
             parameter /= float(np.sqrt(np.mean(np.square(output))))

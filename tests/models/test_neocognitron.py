@@ -119,8 +119,22 @@ def test_the_answer_is_kept_when_the_digit_is_shifted(taught):
     assert rates[2] > 0.9
 
 
+def test_it_also_learns_from_shifted_digits(taught):
+    answer, params, _ = taught
+    model, rng = create("neocognitron"), np.random.default_rng(0)
+    shown = np.concatenate([drawn(*rng.integers(-2, 3, 2)) for _ in range(20)])
+    learned = jax.jit(lambda params, images: learn(model, params, images, 1))(params, shown)
+    winners = np.asarray(answer(learned, drawn()).argmax(1))
+    assert len(set(winners.tolist())) == 5
+    moves = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    outputs = np.asarray(answer(learned, np.concatenate([drawn(*move) for move in moves]))).reshape(len(moves), 5, -1)
+    kept = ((outputs.argmax(-1) == winners) & (outputs.max(-1) > 0)).mean()
+    print(f"\nkept under shifts of up to 2 pixels, taught with such: {kept:.1%}")
+    assert kept > 0.9
+
+
 def test_s_cells_by_hand():
-    """Equations 1 to 4, in loops."""
+    """Equations 1 and 2, in loops."""
     rng = np.random.default_rng(0)
     u, a, b = rng.uniform(0, 1, (1, 6, 6, 3)), rng.uniform(0, 0.1, (5, 5, 3, 4)), np.array([0, 3, 5, 7])
     r, decay = 1.5, 0.9
@@ -140,7 +154,7 @@ def test_s_cells_by_hand():
 
 
 def test_c_cells_by_hand():
-    """Equations 5 to 7, in loops."""
+    """Equations 3 and 4, in loops."""
     u = np.random.default_rng(0).uniform(0, 1, (1, 8, 8, 3)) ** 4
     alpha, spread = 0.5, 0.8
     d = np.array([[spread ** np.hypot(y, x) for x in range(-2, 3)] for y in range(-2, 3)])
