@@ -18,6 +18,7 @@ from deepmodels.models import (
     fcn,
     inception,
     lenet,
+    llama,
     mcculloch_pitts,
     mlp,
     mobilenet,
@@ -57,6 +58,7 @@ MODELS: dict[str, Variant] = {
     **transformer.VARIANTS,
     **bert.VARIANTS,
     **t5.VARIANTS,
+    **llama.VARIANTS,
     **vit.VARIANTS,
 }
 

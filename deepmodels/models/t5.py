@@ -7,7 +7,6 @@ N heads, D size of a head.
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
