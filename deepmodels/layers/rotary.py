@@ -1,19 +1,21 @@
 """Rotary positions. Su et al. (2021), arXiv:2104.09864. B batch, T positions, N heads, D size of a head."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from deepmodels.errors import ConfigError
+from deepmodels.errors import ConfigError, unknown
 
 
 class Linear(NamedTuple):
     """Positions divided by a factor. Chen et al. (2023), arXiv:2306.15595."""
 
     factor: float
+    kind = "linear"
 
     def scale(self, frequencies: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
         """See `Rope.frequencies`."""
@@ -31,6 +33,7 @@ class Llama3(NamedTuple):
     low_frequency_factor: float
     high_frequency_factor: float
     original_length: int
+    kind = "llama3"
 
     def scale(self, frequencies: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
         """See `Rope.frequencies`."""
@@ -57,6 +60,7 @@ class Yarn(NamedTuple):
     mscale_all_dim: float = 0.0
     attention_factor: float | None = None
     truncate: bool = True
+    kind = "yarn"
 
     def magnitude(self, mscale: float) -> float:
         """Returns 1 + 0.1 mscale ln(factor), section 3.4, and 1 where the factor lengthens nothing."""
@@ -82,6 +86,9 @@ class Yarn(NamedTuple):
         return frequencies * (1 - divided + divided / self.factor), factor
 
 
+SCALINGS = {scaling.kind: scaling for scaling in (Linear, Llama3, Yarn)}
+
+
 class Rope(NamedTuple):
     """Which angles positions turn by: position * theta^(-2i/D) for the i-th pair of channels, section 3.2.2.
 
@@ -92,6 +99,23 @@ class Rope(NamedTuple):
 
     theta: float = 10_000.0
     scaling: Linear | Llama3 | Yarn | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Rope":
+        """Returns what plain data says: {"theta": 5e5, "scaling": {"kind": "linear", "factor": 8.0}}.
+
+        Raises:
+          ConfigError: a kind or a name isn't known, or one is missing.
+        """
+        values = dict(values)
+        scaling = values.get("scaling")
+        if isinstance(scaling, Mapping):
+            rest = dict(scaling)
+            kind = rest.pop("kind", None)
+            if kind not in SCALINGS:
+                raise unknown("scaling of rope", str(kind), SCALINGS)
+            values["scaling"] = named(SCALINGS[kind], rest, f"scaling of rope {kind!r}")
+        return named(cls, values, "rope")
 
     def frequencies(self, size: int) -> tuple[np.ndarray, float]:
         """Returns the angle per position of each pair of channels (size / 2,), and a factor for what is rotated.
@@ -110,6 +134,21 @@ class Rope(NamedTuple):
         frequencies, factor = self.frequencies(size)
         angles = positions[..., None, None].astype(dtype) * jnp.asarray(frequencies, dtype).reshape(1, 1, 1, -1)
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def named(cls: type, values: Mapping[str, Any], what: str) -> Any:
+    """Returns a named tuple of values by name.
+
+    Raises:
+      ConfigError: a name isn't known, or one is missing; it calls the tuple `what`.
+    """
+    for name in values:
+        if name not in cls._fields:
+            raise unknown(f"entry of {what}", name, cls._fields)
+    missing = [name for name in cls._fields if name not in values and name not in cls._field_defaults]
+    if missing:
+        raise ConfigError(f"{what}: {', '.join(missing)} missing")
+    return cls(**values)
 
 
 def rotate(x: Array, rotation: tuple[Array, Array], *, interleaved: bool = False) -> Array:

@@ -7,6 +7,7 @@ D size of a head, E experts.
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from deepmodels.layers.causal import text_positions, visible
 from deepmodels.layers.checks import check_mask, check_tokens
 from deepmodels.layers.experts import GATES, Experts, Routing, balance_loss
 from deepmodels.layers.rms_norm import RMSNorm
-from deepmodels.layers.rotary import Linear, Llama3, Rope, Yarn, rotate
+from deepmodels.layers.rotary import Linear, Llama3, Rope, Yarn, named, rotate
 from deepmodels.layers.stack import scan_layers
 from deepmodels.layers.unembedding import Unprojected
 from deepmodels.models.variant import Variant, tokens
@@ -45,6 +46,12 @@ class Window(NamedTuple):
     global_every: int | None = None
     rope: Rope | None = None
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Window":
+        """Returns what plain data says: {"size": 512, "global_every": 6, "rope": {"theta": 10000.0}}."""
+        rope = values.get("rope")
+        return named(cls, dict(values) | ({"rope": Rope.of(rope)} if isinstance(rope, Mapping) else {}), "window")
+
 
 class Mixture(NamedTuple):
     """Experts in place of a layer's dense part. Jiang et al. (2024), arXiv:2401.04088, section 2.1.
@@ -60,6 +67,11 @@ class Mixture(NamedTuple):
     num_chosen: int
     normalised: bool = True
     use_bias: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Mixture":
+        """Returns what plain data says: {"num_experts": 8, "num_chosen": 2}."""
+        return named(cls, values, "mixture")
 
 
 class GroupedAttention(nn.Module):
@@ -409,9 +421,9 @@ class Llama(Decoder):
       num_kv_heads: K; by default N.
       head_size: D; by default C / N.
       mlp_size: channels inside the dense part of a layer, or inside an expert.
-      rope: how positions turn queries and keys.
+      rope: how positions turn queries and keys; this and the next ones also as plain data, by name.
       gate_function: of the dense part, a key of `deepmodels.layers.experts.GATES`.
-      mixture: of experts in place of dense parts, if there is one. Routers sow "load_balancing" into "losses".
+      mixture: of experts in place of dense parts, if there is one; routers sow "load_balancing" into "losses".
       window: if layers see only the last tokens.
       qkv_bias: whether the projections of queries, keys and values have biases.
       out_bias: whether that of attention's output has.
@@ -443,6 +455,12 @@ class Llama(Decoder):
     norm_offset: float = 0.0
     post_norms: bool = False
     scaled_embed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, make in (("rope", Rope.of), ("mixture", Mixture.of), ("window", Window.of)):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, make(getattr(self, name)))
+        super().__post_init__()
 
     def setup(self) -> None:
         super().setup()
