@@ -13,6 +13,7 @@ from deepmodels.models import (
     convnext,
     ctc,
     deeplab,
+    deepseek,
     densenet,
     efficientnet,
     fcn,
@@ -59,6 +60,7 @@ MODELS: dict[str, Variant] = {
     **bert.VARIANTS,
     **t5.VARIANTS,
     **llama.VARIANTS,
+    **deepseek.VARIANTS,
     **vit.VARIANTS,
 }
 

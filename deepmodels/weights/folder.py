@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, llama, t5, vit
+from deepmodels.weights import bert, deepseek, llama, t5, vit
 from deepmodels.weights.convert import Rules
 from deepmodels.weights.layout import CONFIG, Layout, number
 
@@ -141,6 +141,7 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
         lambda arguments: {"mlp_ratio": arguments["mlp_size"] // arguments["hidden_size"], "use_mask_token": False},
     ),
     **llama.LAYOUTS,
+    **deepseek.LAYOUTS,
 }
 
 

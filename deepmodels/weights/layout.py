@@ -117,6 +117,8 @@ def rope_of(config: Mapping[str, Any], theta: float, layer_type: str | None = No
         scaling["truncate"] = flag(parameters, "truncate", True)
         if not scaling["mscale_all_dim"]:  # without both, transformers takes neither
             scaling["mscale"] = 1.0
+        elif not parameters.get("mscale"):
+            raise WeightsError(f"{CONFIG}: rope_parameters have mscale_all_dim without mscale, which isn't implemented")
     return {"theta": theta, "scaling": scaling}
 
 
