@@ -17,7 +17,7 @@ from deepmodels import models, trees
 from deepmodels.errors import ConfigError, WeightsError, unknown
 from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, hub, table
+from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
 
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
@@ -113,8 +113,10 @@ def load_folder(
     weights are one file or shards with an index. Safetensors are read one array after the other, so that in memory is
     what has been placed and one array more.
 
+    A file of llama.cpp is read likewise: `load_folder("SmolLM2-135M-Instruct.Q4_1.gguf")`, with the extra `gguf`.
+
     Args:
-      path: the folder.
+      path: the folder, or a `.gguf` file.
       cast: whether floats of another precision than `dtype` are converted.
       dtype: of the parameters: "float32", in which they train, or "bfloat16", which takes half.
       mesh: where the parameters go, by `deepmodels.parallel.shardings`; by default all to one device.
@@ -127,11 +129,14 @@ def load_folder(
     if dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", str(dtype), ("float32", "bfloat16"))
     place = Path(path)
-    config = folder.read_config(place)
-    arrays = files.read(place, stored=True)
-    described = folder.describe(config, arrays)
-    if "vocab_size" in described.arguments:
-        folder.check_vocabulary(place, described.arguments["vocab_size"])
+    if place.suffix == ".gguf":
+        arrays, described = gguf_file.describe(place)
+    else:
+        config = folder.read_config(place)
+        arrays = files.read(place, stored=True)
+        described = folder.describe(config, arrays)
+        if "vocab_size" in described.arguments:
+            folder.check_vocabulary(place, described.arguments["vocab_size"])
     model = _FOLDER_CLASSES[described.family](**described.arguments)
     abstract = jax.eval_shape(model.init, jax.random.key(0), *_shortest(model))
     return model, _placed(arrays, described.rules, abstract, cast, dtype, mesh)
