@@ -16,6 +16,7 @@ from deepmodels.models import (
     densenet,
     efficientnet,
     fcn,
+    gpt,
     inception,
     lenet,
     mcculloch_pitts,
@@ -57,6 +58,7 @@ MODELS: dict[str, Variant] = {
     **transformer.VARIANTS,
     **bert.VARIANTS,
     **t5.VARIANTS,
+    **gpt.VARIANTS,
     **vit.VARIANTS,
 }
 
