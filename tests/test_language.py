@@ -57,7 +57,6 @@ def test_language_modelling_counts_what_has_a_token_before_and_is_one():
     assert given["named"].keys() == {"mask"}, "a model that takes no segments isn't given any"
 
 
-
 def test_only_the_tokens_to_learn_count():
     learn = jnp.asarray(RNG.random((4, 6)) < 0.5)
     loss, found, given = call("language_modelling", {"tokens": TOKENS, "mask": MASK, "loss_mask": learn}, LOGITS)
