@@ -30,7 +30,7 @@ ALLOWED = {
     "models": {"layers", "arguments", "preprocessing"},
     "parallel": {"trees"},
     "weights": {"trees"},
-    "loading": {"models", "weights", "trees"},
+    "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
     "evaluation": {"parallel", "trees", "metrics"},
     "analysis": {"models", "trees", "cache"},
