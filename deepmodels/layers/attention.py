@@ -33,6 +33,7 @@ class Attention(nn.Module):
       dropout_rate: of the weights.
       kernel_init: of the four projections.
       query_init: of the queries' instead, if given.
+      out_init: of the last one's instead, if given.
     """
 
     num_heads: int
@@ -43,6 +44,7 @@ class Attention(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     query_init: nn.initializers.Initializer | None = None
+    out_init: nn.initializers.Initializer | None = None
 
     def setup(self) -> None:
         if self.head_size is None and self.hidden_size % self.num_heads:
@@ -52,7 +54,7 @@ class Attention(nn.Module):
         self.query = dense(inner, kernel_init=self.query_init or self.kernel_init)
         self.key = dense(inner, kernel_init=self.kernel_init)
         self.value = dense(inner, kernel_init=self.kernel_init)
-        self.out = dense(self.hidden_size, kernel_init=self.kernel_init)
+        self.out = dense(self.hidden_size, kernel_init=self.out_init or self.kernel_init)
         self.weights = AttentionWeights()
         self.dropout = nn.Dropout(self.dropout_rate)
 

@@ -31,7 +31,7 @@ def text_positions(tokens: Array, mask: Array | None = None, documents: Array | 
 def visible(
     tokens: Array, mask: Array | None = None, documents: Array | None = None, window: int | None = None
 ) -> Array | None:
-    """Returns which keys a query may see besides being before it, bools that broadcast to (B, 1, T, T), or None for all.
+    """Returns which of the keys before it a query may see, bools that broadcast to (B, 1, T, T); None if it is all.
 
     Args:
       tokens: (B, T).

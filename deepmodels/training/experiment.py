@@ -73,6 +73,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
             variables = trees.map_named(lambda name, leaf: given.get(name, leaf), variables)
         variables = dict(cast_floats(variables, dtype))
         params = variables.pop("params", {})
+        variables.pop("losses", None)  # the objective's, anew in each step
         return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
 
     shapes = jax.eval_shape(init_state)
@@ -219,6 +220,8 @@ def make_reading(x: Experiment) -> Callable:
         call = _model_call(x.objective, bind(x.model, params, variables, train=False), batch)
         outputs = call.result[0]
         logits = outputs.get("masked_lm") if isinstance(outputs, dict) else outputs
+        if hasattr(logits, "hidden"):  # what the objective projects in chunks
+            return call.inputs, jax.lax.map(lambda x: logits.logits(x).argmax(-1), logits.hidden[:, None]).squeeze(1)
         words = x.sources["test"].target_tokenizer.vocab_size
         writes = logits is not None and logits.ndim == 3 and logits.shape[-1] >= words
         return call.inputs, logits.argmax(-1) if writes else None
