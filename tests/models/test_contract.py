@@ -29,7 +29,7 @@ WITHOUT_GRADIENTS = [  # learns by its own rule, and has planes in place of clas
 OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family to family, and is tested there
     name
     for name in MODELS
-    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt")
+    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek")
 ]
 WITH_LOGITS = [name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS, *OF_SEQUENCES)]
 DENSE = [name for name in MODELS if MODELS[name].family in ("fcn", "unet", "deeplab")]  # logits for each pixel
