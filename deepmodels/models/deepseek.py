@@ -173,8 +173,9 @@ class Router(nn.Module):
         if r.sigmoid:
             weights /= weights.sum(-1, keepdims=True) + 1e-20
             if train and self.is_mutable_collection("balance") and not self.is_initializing():
-                each = jnp.ones(len(x), jnp.float32) if valid is None else valid.astype(jnp.float32)
-                load = each @ jax.nn.one_hot(chosen, r.num_experts, dtype=jnp.float32).sum(1)
+                dtype = bias.value.dtype
+                each = jnp.ones(len(x), dtype) if valid is None else valid.astype(dtype)
+                load = each @ jax.nn.one_hot(chosen, r.num_experts, dtype=dtype).sum(1)
                 bias.value += self.SPEED * jnp.sign(load.mean() - load)
         return Routing(chosen, weights * r.factor)
 
