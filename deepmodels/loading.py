@@ -175,7 +175,13 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
     files.write(place / "model.safetensors", arrays, {"format": "pt"})
 
 
-_FOLDER_CLASSES = {"bert": models.bert.Bert, "llama": models.llama.Llama, "t5": models.t5.T5, "vit": models.vit.ViT}
+_FOLDER_CLASSES = {
+    "bert": models.bert.Bert,
+    "gpt": models.gpt.GPT,
+    "llama": models.llama.Llama,
+    "t5": models.t5.T5,
+    "vit": models.vit.ViT,
+}
 
 
 def _shortest(model: nn.Module) -> list[jax.Array]:

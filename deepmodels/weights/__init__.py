@@ -11,6 +11,7 @@ from deepmodels.weights import (
     densenet,
     efficientnet,
     fcn,
+    gpt,
     inception,
     llama,
     mobilenet,
@@ -51,6 +52,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
     },
     "transformers": {
         **bert.TRANSFORMERS,
+        **gpt.TRANSFORMERS,
         "t5": t5.TRANSFORMERS,
         **llama.TRANSFORMERS,
         "vit": vit.VIT,
