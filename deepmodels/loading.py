@@ -183,6 +183,7 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
 _FOLDER_CLASSES = {
     "bert": models.bert.Bert,
     "deepseek": models.deepseek.DeepSeek,
+    "gpt": models.gpt.GPT,
     "llama": models.llama.Llama,
     "t5": models.t5.T5,
     "vit": models.vit.ViT,

@@ -12,6 +12,7 @@ from deepmodels.weights import (
     densenet,
     efficientnet,
     fcn,
+    gpt,
     inception,
     llama,
     mobilenet,
@@ -52,6 +53,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
     },
     "transformers": {
         **bert.TRANSFORMERS,
+        **gpt.TRANSFORMERS,
         "t5": t5.TRANSFORMERS,
         **llama.TRANSFORMERS,
         **deepseek.TRANSFORMERS,

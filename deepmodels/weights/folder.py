@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, deepseek, llama, t5, vit
+from deepmodels.weights import bert, deepseek, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
 from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
@@ -132,6 +132,7 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
         lambda config, names: {"mlp_size": int(number(config, "mlp_ratio", 4.0) * number(config, "hidden_size", 768))},
         lambda arguments: {"mlp_ratio": arguments["mlp_size"] // arguments["hidden_size"], "use_mask_token": False},
     ),
+    **gpt.LAYOUTS,
     **llama.LAYOUTS,
     **deepseek.LAYOUTS,
 }
