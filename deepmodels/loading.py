@@ -156,13 +156,23 @@ def _placed(
     return to_ours(arrays, rules, abstract, cast=cast, shardings=where)
 
 
-def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) -> None:
-    """Writes a model as a folder that transformers loads: config.json and model.safetensors.
+def save_folder(
+    path: str | os.PathLike,
+    model: nn.Module,
+    variables: PyTree,
+    *,
+    special: Mapping[str, int] | None = None,
+    largest_file: int = 5 * 10**9,
+) -> None:
+    """Writes a model as a folder that transformers loads: config.json, and model.safetensors or parts and an index.
 
     Args:
       path: the folder; it is made, and files of these names in it are replaced.
       model: of a family in `deepmodels.weights.folder.LAYOUTS`.
-      variables: its parameters.
+      variables: its parameters, each in its own precision.
+      special: ids that config.json has by role, as `Tokenizer.special` has them: {"bos": 1, "eos": 2}. The tokenizer
+        itself is written by its `save`.
+      largest_file: bytes of a file, above which there are several.
 
     Raises:
       WeightsError: transformers has no such model, or the folder can't be written to.
@@ -170,15 +180,23 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
     family = type(model).__module__.rpartition(".")[2]
     arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
     config, rules = folder.config_of(family, arguments)
+    for role in ("bos", "eos", "pad"):
+        if role in (special or {}):
+            config[f"{role}_token_id"] = special[role]
     arrays = from_ours(variables, rules)
+    if any(array.dtype == jnp.bfloat16 for array in arrays.values()):
+        config["dtype"] = "bfloat16"
     place = Path(path)
     try:
         place.mkdir(parents=True, exist_ok=True)
         (place / folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (place / f"{_FILE}.safetensors.index.json").unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{place} can't be written to: {error}") from error
-    files.write(place / "model.safetensors", arrays, {"format": "pt"})
+    files.write_parts(place, _FILE, arrays, largest_file)
 
+
+_FILE = "model"
 
 _FOLDER_CLASSES = {
     "bert": models.bert.Bert,

@@ -14,6 +14,7 @@ from typing import Any
 from deepmodels import gguf_header
 from deepmodels.errors import ConfigError, WeightsError, nearest
 from deepmodels.tokenizers.builtin import Bytes
+from deepmodels.tokenizers.chat import Chat
 from deepmodels.tokenizers.tokenizer import ROLES, Tokenizer, cut
 
 _NAMES = {  # what files call the special tokens, where nothing beside them says which is which
@@ -131,6 +132,27 @@ class LibraryTokenizer(Tokenizer):
             second.truncate(keep_second)
         whole = self.inner.post_process(first, second)
         return whole.ids, whole.type_ids
+
+    def save(self, folder: str | os.PathLike, chat: Chat | None = None) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, as transformers loads them.
+
+        Args:
+          folder: an existing one.
+          chat: a template that is written beside them.
+
+        Raises:
+          ConfigError: the folder can't be written to.
+        """
+        said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        said |= {f"{role}_token": self.inner.id_to_token(number) for role, number in self.special.items()}
+        if chat is not None:
+            said["chat_template"] = chat.template
+        try:
+            self.inner.save(os.fspath(Path(folder) / "tokenizer.json"))
+            text = json.dumps(said, indent=2, ensure_ascii=False)
+            (Path(folder) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        except Exception as error:  # the library's Rust raises no narrower class
+            raise ConfigError(f"{folder} can't be written to: {error}") from error
 
 
 class SentencePiece(Tokenizer):
