@@ -19,6 +19,7 @@ from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
 from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
+from deepmodels.weights.quantised import dequantised
 
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
 
@@ -132,8 +133,7 @@ def load_folder(
     if place.suffix == ".gguf":
         arrays, described = gguf_file.describe(place)
     else:
-        config = folder.read_config(place)
-        arrays = files.read(place, stored=True)
+        config, arrays = dequantised(folder.read_config(place), files.read(place, stored=True))
         described = folder.describe(config, arrays)
         if "vocab_size" in described.arguments:
             folder.check_vocabulary(place, described.arguments["vocab_size"])

@@ -156,7 +156,7 @@ def test_configs_that_dont_fit(values, says, tmp_path):
         ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
         ("llama", dict(mlp_bias=True), "mlp_bias is True, but only False is implemented"),
         ("llama", dict(attention_dropout=0.1), "attention_dropout is 0.1, but only 0.0 is implemented"),
-        ("llama", dict(quantization_config={"quant_method": "fp8"}), "quantization_config is .*fp8.*, but only None"),
+        ("llama", dict(quantization_config={"quant_method": "awq"}), "quantization_config is .*awq.*, but only mxfp4"),
         ("llama", dict(tie_word_embeddings="yes"), "tie_word_embeddings is 'yes', not true or false"),
         ("llama", dict(tie_word_embeddings=False), "missing: lm_head.weight"),
         ("llama", dict(num_attention_heads=2), "q_proj.weight is .*needs"),
