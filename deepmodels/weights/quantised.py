@@ -1,6 +1,6 @@
 """Quantised weights as the hub has them: gpt-oss in MXFP4, DeepSeek-V3 in blocks of float8. They are read as floats.
 
-MXFP4: Open Compute Project (2023), OCP Microscaling Formats 1.0, section 5.3: 32 numbers of 4 bits share a power of two.
+MXFP4: Open Compute Project (2023), OCP Microscaling Formats 1.0: 32 numbers of 4 bits share a power of two.
 Float8: DeepSeek-AI (2024), arXiv:2412.19437, section 3.3.2: 128 x 128 numbers share a scale.
 """
 
