@@ -515,7 +515,7 @@ class Llama(Decoder):
         return np.arange(1, self.num_layers + 1) % every == 0 if every else np.zeros(self.num_layers, bool)
 
     @property
-    def _forms(self) -> list[tuple[str, int, Rope]]:
+    def _forms(self) -> list[tuple[str, int | None, Rope]]:
         """Of each kind of layers: what stands before the names of its buffers, its window (None: all), its rope."""
         if self.window is None:
             return [("", None, self.rope)]

@@ -33,6 +33,7 @@ class Quantised(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
+        """What it is read as."""
         return np.dtype(np.float32)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:

@@ -26,11 +26,13 @@ class Mxfp4(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """As it is read."""
         experts, out, groups, _ = self.blocks.shape
         return experts, groups * 32, out
 
     @property
     def dtype(self) -> np.dtype:
+        """What it is read as."""
         return np.dtype(np.float32)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
@@ -52,10 +54,12 @@ class Float8(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """As it is read."""
         return self.values.shape
 
     @property
     def dtype(self) -> np.dtype:
+        """What it is read as."""
         return np.dtype(np.float32)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
