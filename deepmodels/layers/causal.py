@@ -15,12 +15,16 @@ def text_positions(tokens: Array, mask: Array | None = None, documents: Array | 
       tokens: (B, T).
       mask: (B, T) of bools, True where a token is; by default all are.
       documents: (B, T) integers, as `visible` takes them; each document begins at 0.
+
+    Raises:
+      ShapeError: documents don't have the form of the tokens.
     """
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     if mask is None and documents is None:
         return index
     count = jnp.broadcast_to(index, tokens.shape) if mask is None else jnp.cumsum(mask.astype(jnp.int32), 1) - 1
     if documents is not None:
+        _check_documents(documents, tokens)
         first = jnp.concatenate([jnp.ones_like(documents[:, :1], bool), documents[:, 1:] != documents[:, :-1]], 1)
         # what is counted where a document begins, without its own first token
         before = count if mask is None else count + 1 - mask.astype(jnp.int32)
@@ -44,11 +48,7 @@ def visible(
     """
     seen = None
     if documents is not None:
-        if documents.shape != tokens.shape or not jnp.issubdtype(documents.dtype, jnp.integer):
-            raise ShapeError(
-                f"documents: expected integers of shape {tuple(tokens.shape)}, "
-                f"got {documents.dtype} of shape {tuple(documents.shape)}"
-            )
+        _check_documents(documents, tokens)
         seen = (documents[:, :, None] == documents[:, None])[:, None]
     if mask is not None:
         seen = mask[:, None, None] if seen is None else seen & mask[:, None, None]
@@ -63,3 +63,11 @@ def band(length: int, window: int) -> Array:
     index = jnp.arange(length)
     distance = index[:, None] - index[None]
     return (distance >= 0) & (distance < window)
+
+
+def _check_documents(documents: Array, tokens: Array) -> None:
+    if documents.shape != tokens.shape or not jnp.issubdtype(documents.dtype, jnp.integer):
+        raise ShapeError(
+            f"documents: expected integers of shape {tuple(tokens.shape)}, "
+            f"got {documents.dtype} of shape {tuple(documents.shape)}"
+        )

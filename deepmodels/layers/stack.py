@@ -111,11 +111,10 @@ def _split(stacked: dict[str, Any]) -> dict[str, Any]:
 
 def _apart(layer: nn.Module, call: Callable, carry: Any, xs: Any, length: int, axis: int) -> tuple[Any, Any]:
     """What `scan_layers` does, of parameters taken apart."""
-    params, ys = layer.variables["params"], []
-    stacked = {name: tree for name, tree in layer.variables.items() if name != "params"}
+    ys = []
     for i in range(length):
         x = jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, i, axis, keepdims=False), xs)  # noqa: B023
-        rest = jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: B023
-        carry, y = call(layer.clone(parent=None).bind({"params": params[str(i)], **rest}), carry, x)
+        own = {collection: tree[str(i)] for collection, tree in layer.variables.items()}
+        carry, y = call(layer.clone(parent=None).bind(own), carry, x)
         ys.append(y)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *ys)
