@@ -57,7 +57,6 @@ def test_language_modelling_counts_what_has_a_token_before_and_is_one():
     assert given["named"].keys() == {"mask"}, "a model that takes no segments isn't given any"
 
 
-
 def test_only_the_tokens_to_learn_count():
     learn = jnp.asarray(RNG.random((4, 6)) < 0.5)
     loss, found, given = call("language_modelling", {"tokens": TOKENS, "mask": MASK, "loss_mask": learn}, LOGITS)
@@ -97,9 +96,9 @@ class Unprojected(NamedTuple):
         return hidden @ self.kernel
 
 
-def read(variables, batch, options=(), train=False, key=None, model=Reader()):
+def read(variables, batch, options=(), train=False, key=None, model=None):
     params = variables["params"]
-    forward = bind(model, params, {}, train=train)
+    forward = bind(model or Reader(), params, {}, train=train)
     loss, (found, left) = objectives.create("language_modelling", **dict(options))(forward, batch, key)
     assert not left
     return loss, found
