@@ -18,6 +18,7 @@ from deepmodels.version import __version__
 if TYPE_CHECKING:
     from deepmodels.analysis import info, summary
     from deepmodels.config import load as load_config
+    from deepmodels.generation import generate
     from deepmodels.loading import convert, load
     from deepmodels.models import create, list_models
     from deepmodels.training import evaluate, train
@@ -29,6 +30,7 @@ _PLACES = {
     "info": ("deepmodels.analysis", "info"),
     "load": ("deepmodels.loading", "load"),
     "convert": ("deepmodels.loading", "convert"),
+    "generate": ("deepmodels.generation", "generate"),
     "load_config": ("deepmodels.config", "load"),
     "train": ("deepmodels.training", "train"),
     "evaluate": ("deepmodels.training", "evaluate"),
@@ -39,6 +41,7 @@ __all__ = [
     "convert",
     "create",
     "evaluate",
+    "generate",
     "info",
     "list_models",
     "load",

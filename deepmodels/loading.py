@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from deepmodels import models, trees
-from deepmodels.errors import ConfigError, WeightsError
+from deepmodels.errors import ConfigError, WeightsError, unknown
+from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
 from deepmodels.weights import OURS, detect, files, folder, hub, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
@@ -101,29 +104,51 @@ def read_leaves(
     return leaves
 
 
-def load_folder(path: str | os.PathLike, *, cast: bool = False) -> tuple[nn.Module, PyTree]:
+def load_folder(
+    path: str | os.PathLike, *, cast: bool = False, dtype: str = "float32", mesh: Mesh | None = None
+) -> tuple[nn.Module, PyTree]:
     """Returns a model of the sizes that a folder's config.json says, and its variables from the weights beside it.
 
-    `model, variables = load_folder("bert-base-uncased/")`, for the families in `deepmodels.weights.folder.LAYOUTS`; the
-    weights are one file or shards with an index.
+    `model, variables = load_folder("SmolLM2-135M/")`, for the families in `deepmodels.weights.folder.LAYOUTS`; the
+    weights are one file or shards with an index. Safetensors are read one array after the other, so that in memory is
+    what has been placed and one array more.
 
     Args:
       path: the folder.
-      cast: whether floats of another precision than float32 are converted.
+      cast: whether floats of another precision than `dtype` are converted.
+      dtype: of the parameters: "float32", in which they train, or "bfloat16", which takes half.
+      mesh: where the parameters go, by `deepmodels.parallel.shardings`; by default all to one device.
 
     Raises:
       WeightsError: the folder hasn't both, config.json names an unknown type or architecture or says what ours can't
         be, a shard is missing, the weights don't fit, or its vocabulary is larger than the embedding.
+      ConfigError: the dtype is none of the two, or the mesh can't hold a parameter.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise unknown("dtype", str(dtype), ("float32", "bfloat16"))
     place = Path(path)
     config = folder.read_config(place)
-    arrays = files.read(place)
+    arrays = files.read(place, stored=True)
     described = folder.describe(config, arrays)
     if "vocab_size" in described.arguments:
         folder.check_vocabulary(place, described.arguments["vocab_size"])
     model = _FOLDER_CLASSES[described.family](**described.arguments)
     abstract = jax.eval_shape(model.init, jax.random.key(0), *_shortest(model))
-    return model, jax.tree.map(jnp.asarray, to_ours(arrays, described.rules, abstract, cast=cast))
+    return model, _placed(arrays, described.rules, abstract, cast, dtype, mesh)
+
+
+def _placed(
+    arrays: Mapping[str, Any], rules: Rules, abstract: PyTree, cast: bool, dtype: str, mesh: Mesh | None
+) -> PyTree:
+    """The variables as JAX's arrays, leaf by leaf."""
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract["params"])
+    abstract = dict(abstract) | {"params": params}
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        where = jax.tree.map(lambda _: one, abstract)
+    else:
+        where = shardings(abstract, mesh)
+    return to_ours(arrays, rules, abstract, cast=cast, shardings=where)
 
 
 def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) -> None:
@@ -150,7 +175,7 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
     files.write(place / "model.safetensors", arrays, {"format": "pt"})
 
 
-_FOLDER_CLASSES = {"bert": models.bert.Bert, "t5": models.t5.T5, "vit": models.vit.ViT}
+_FOLDER_CLASSES = {"bert": models.bert.Bert, "llama": models.llama.Llama, "t5": models.t5.T5, "vit": models.vit.ViT}
 
 
 def _shortest(model: nn.Module) -> list[jax.Array]:

@@ -1,9 +1,12 @@
 """Layers of one shape as a scan: one program for any depth, the parameters stacked on a leading axis."""
 
+import re
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from deepmodels.errors import ConfigError, unknown
@@ -49,6 +52,8 @@ def scan_layers(
     Returns:
       What the last layer carries on, and the entries of all layers.
 
+    Of parameters that `unstack` has taken apart the layers are a loop of the program's text, without intermediates.
+
     Raises:
       ConfigError: there is no layer, or less than one in a step, or `remat` isn't the name of a policy.
     """
@@ -56,6 +61,8 @@ def scan_layers(
         raise ConfigError(f"num_layers: expected at least 1, got {length}")
     if unroll < 1:
         raise ConfigError(f"unroll: expected at least 1, got {unroll}")
+    if layer.scope is not None and "0" in layer.variables.get("params", {}):
+        return _apart(layer, call, carry, xs, length, axis)
     if remat is not None:
         if remat not in REMAT:
             raise unknown("remat policy", remat, REMAT)
@@ -71,3 +78,42 @@ def scan_layers(
         unroll=min(unroll, length),
     )
     return scan(layer, carry, xs)
+
+
+def unstack(variables: dict[str, Any], name: str = "(.*_)?layers") -> dict[str, Any]:
+    """Returns parameters with those of scanned layers taken apart: {"layers": {"0": ..., "1": ...}}.
+
+    `scan_layers` takes either form. In a loop over tokens, XLA's CPU back end copies each layer's parameters out of the
+    stacked ones for each token; of these it reads them where they are. They are for applying a model only.
+
+    Args:
+      variables: {"params": ...}, or what is inside; what is apart already stays as it is.
+      name: a regular expression of the names that scanned layers have.
+    """
+
+    def split(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            key: _split(value) if re.fullmatch(name, key) and isinstance(value, dict) else split(value)
+            for key, value in tree.items()
+        }
+
+    return split(variables)
+
+
+def _split(stacked: dict[str, Any]) -> dict[str, Any]:
+    if "0" in stacked:
+        return stacked
+    length = jax.tree.leaves(stacked)[0].shape[0]
+    return {str(i): jax.tree.map(itemgetter(i), stacked) for i in range(length)}
+
+
+def _apart(layer: nn.Module, call: Callable, carry: Any, xs: Any, length: int, axis: int) -> tuple[Any, Any]:
+    """What `scan_layers` does, of parameters taken apart."""
+    params, ys = layer.variables["params"], []
+    for i in range(length):
+        x = jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, i, axis, keepdims=False), xs)  # noqa: B023
+        carry, y = call(layer.clone(parent=None).bind({"params": params[str(i)]}), carry, x)
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *ys)

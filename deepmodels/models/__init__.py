@@ -19,6 +19,7 @@ from deepmodels.models import (
     gpt,
     inception,
     lenet,
+    llama,
     mcculloch_pitts,
     mlp,
     mobilenet,
@@ -59,6 +60,7 @@ MODELS: dict[str, Variant] = {
     **bert.VARIANTS,
     **t5.VARIANTS,
     **gpt.VARIANTS,
+    **llama.VARIANTS,
     **vit.VARIANTS,
 }
 

@@ -12,6 +12,7 @@ from deepmodels.weights import (
     efficientnet,
     fcn,
     inception,
+    llama,
     mobilenet,
     recurrent,
     resnet,
@@ -51,6 +52,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
     "transformers": {
         **bert.TRANSFORMERS,
         "t5": t5.TRANSFORMERS,
+        **llama.TRANSFORMERS,
         "vit": vit.VIT,
         "dinov2_s_14": vit.DINOV2,
     },
