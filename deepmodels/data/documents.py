@@ -1,4 +1,4 @@
-"""Documents, packed into windows: running texts and code, of which several share a row of tokens.
+"""Documents, packed into windows: running texts, code and chats, of which several share a row of tokens.
 
 A record is {"tokens", "documents"}, int32 (max_length,): the documents of a row have the numbers 1, 2, ..., and 0 is
 padding. One that is longer than a row is cut into pieces, each of which begins with the last token of the one before
@@ -7,11 +7,13 @@ it, so that every token but the first of a document is once what follows others.
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from deepmodels import tokenizers
 from deepmodels.data.sources import Source
 from deepmodels.data.text import TextSource, check_numbers, make_tokenizer, read_rows, read_text
 from deepmodels.errors import ConfigError, DataError
@@ -68,6 +70,93 @@ def load_documents(
     if infill_rate and split == "train":
         pieces = _infilled(pieces, made, max_length, infill_rate, suffix_first)
     return packed_source([(piece, None) for piece in pieces], max_length, made, str(path))
+
+
+def load_chats(
+    split: str,
+    *,
+    path: str | Path,
+    tokenizer: str,
+    template: str | Path | None = None,
+    max_length: int = 512,
+    test_share: float = 0.1,
+) -> Source | None:
+    """Returns one split of chats in packed windows: {"tokens", "documents"}, int32, and "loss_mask", (max_length,).
+
+    A chat is one document, as its template writes it. The mask is True at what the assistant says and at what ends it,
+    as it would write them: each answer is encoded by itself, behind what asks for it.
+
+    Args:
+      split: "train", "validation" or "test".
+      path: a .jsonl file, or a folder with train.jsonl and so on: {"messages": [{"role": ..., "content": ...}, ...]} in
+        each line. Chats with more than `max_length` tokens are left out.
+      tokenizer: what `deepmodels.tokenizers.load` reads.
+      template: the folder that has the chat template, or a .jinja file; by default the tokenizer's folder has it.
+      max_length: tokens of a window.
+      test_share: the share of a single file's lines that is the test split.
+
+    Raises:
+      DataError: the file or folder isn't there or isn't as its name says, no chat is short enough, or the template
+        writes what was said before an answer otherwise than what the answer is given.
+      ConfigError: the tokenizer or the template can't be read, or a number is out of range.
+    """
+    check_numbers(max_length, test_share)
+    path = Path(path).expanduser()
+    found = read_rows(path, ("messages",), split, test_share)
+    if found is None:
+        return None
+    _, (chats,), name = found
+    made = tokenizers.load(tokenizer)
+    place = Path(tokenizer if template is None else template).expanduser()
+    if place.suffix == ".jinja":
+        written = tokenizers.Chat(read_text(place))
+    else:
+        written = tokenizers.load_chat(place if place.is_dir() else place.parent)
+    pieces = [chat_tokens(chat, made, written) for chat in chats]
+    pieces = [piece for piece in pieces if len(piece[0]) <= max_length and any(piece[1][1:])]
+    if not pieces:
+        raise DataError(f"{name}: no chat with an answer has at most max_length={max_length} tokens")
+    return packed_source(pieces, max_length, made, name)
+
+
+def chat_tokens(
+    messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, chat: tokenizers.Chat
+) -> tuple[list[int], list[bool]]:
+    """Returns the ids of a chat, and which of them the assistant has to write.
+
+    Args:
+      messages: {"role": "user", "content": "What is 2+2?"} and so on.
+      tokenizer: what encodes the text.
+      chat: what writes it.
+
+    Raises:
+      DataError: these aren't messages, or what stands before an answer isn't what the answer is given.
+      ConfigError: the template refuses them.
+    """
+    whole = isinstance(messages, list) and all(isinstance(m, Mapping) and "role" in m for m in messages)
+    if not whole or not messages:
+        raise DataError(f"messages: expected a list of objects with role and content, got {str(messages)[:80]}")
+    ids: list[int] = []
+    learned: list[bool] = []
+    written = ""
+
+    def write(text: str, learn: bool) -> None:
+        nonlocal written
+        if not text.startswith(written):
+            raise DataError(
+                f"the chat template writes {written[-40:]!r} otherwise once more is said: take chats of one answer each"
+            )
+        part = tokenizer.encode(text[len(written) :])
+        ids.extend(part)
+        learned.extend([learn] * len(part))
+        written = text
+
+    for number, message in enumerate(messages):
+        if message["role"] == "assistant":
+            write(chat.render(messages[:number], prompt=True), False)
+            write(chat.render(messages[: number + 1], prompt=False), True)
+    write(chat.render(messages, prompt=False), False)
+    return ids, learned
 
 
 def frame(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:

@@ -301,7 +301,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[list[str]]:
         raise DataError(f"{path}: expected a name that ends in {', '.join(_TABLES)}, or in one of these and .gz")
     try:
         if suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         elif suffix == ".tsv":
             rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
@@ -313,7 +313,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[list[str]]:
             if not isinstance(row, dict) or row.get(column) is None:
                 known = [key for key in row if isinstance(key, str)] if isinstance(row, dict) else []
                 raise DataError(f"{path}: row {number} has no column {column!r}: {nearest(column, known)}")
-    return [[str(row[column]) for row in rows] for column in columns]
+    return [[value if isinstance(value := row[column], list) else str(value) for row in rows] for column in columns]
 
 
 def make_tokenizer(name: str, texts: Iterable[str]) -> Tokenizer:
