@@ -1,11 +1,11 @@
 """Tokens per second that a decoder writes, ours beside transformers' `generate` with a static cache: one text, float32.
 
     python benchmarks/decode.py                         # GPT-2 with random weights
-    python benchmarks/decode.py gpt2 path/to/SmolLM2-135M-Instruct
+    python benchmarks/decode.py gpt2 path/to/SmolLM2-135M-Instruct.Q4_1.gguf
     python benchmarks/decode.py gpt2 --tokens 64 --rounds 7
 
-A subject is the name of a model, which gets random weights, or a folder with a model that transformers loads too. The
-two sides are processes that take turns (turns.py); each reads a prompt of 16 tokens and writes some more, the likeliest
+A subject is the name of a model, which gets random weights, or a folder with a model, or a file of llama.cpp with one;
+transformers loads what ours writes. The two sides are processes that take turns (turns.py); each reads a prompt of 16 tokens and writes some more, the likeliest
 each time, which end nothing. A row is printed for each subject and replaces its older one in
 benchmarks/results/decode.csv: milliseconds for a token, medians over the rounds with the least and the most beside them
 and the reading of the prompt within; the ratio of the medians, above 1 where ours is faster; how many of the tokens are
@@ -39,12 +39,9 @@ COLUMNS = (
 def measure(subject: str, count: int, rounds: int, seconds: float) -> dict[str, object]:
     """Returns the row of one subject."""
     with tempfile.TemporaryDirectory() as place:
-        folder = subject
-        if not Path(subject).is_dir():
-            folder = place
-            make(subject, folder)
+        make(subject, place)
         commands = [
-            [sys.executable, str(HERE / name), folder, str(count)]
+            [sys.executable, str(HERE / name), place, str(count)]
             for name in ("ours_decode.py", "peers/torch_decode.py")
         ]
         copies = [copy_bandwidth()]
@@ -52,7 +49,7 @@ def measure(subject: str, count: int, rounds: int, seconds: float) -> dict[str, 
         copies.append(copy_bandwidth())
     bandwidth = statistics.mean(copies)
     row = {
-        "model": Path(subject).name,
+        "model": Path(subject).stem if Path(subject).exists() else subject,
         "parameters": facts[0]["bytes"] // 4,
         "tokens": count,
         "copy GB/s": round(bandwidth / 1e9, 1),
@@ -72,19 +69,22 @@ def measure(subject: str, count: int, rounds: int, seconds: float) -> dict[str, 
     return row | {"date": datetime.date.today().isoformat()}
 
 
-def make(name: str, folder: str) -> None:
-    """Writes a model with random weights as a folder."""
+def make(subject: str, folder: str) -> None:
+    """Writes a subject as a folder."""
     import jax
 
     from deepmodels import loading, models
 
-    model = models.create(name)
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
+    if Path(subject).exists():
+        model, variables = loading.load_folder(subject, cast=True)
+    else:
+        model = models.create(subject)
+        variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
     loading.save_folder(folder, model, variables)
 
 
 def copy_bandwidth(size: int = 2**28, rounds: int = 5) -> float:
-    """Returns the bytes per second that the fastest of some copies of an array reads and writes, a part by each core."""
+    """Returns the bytes per second that the fastest copy of an array reads and writes, a part of it by each core."""
     source, target = np.ones(size, np.uint8), np.empty(size, np.uint8)
     parts = np.array_split(np.arange(size), len(os.sched_getaffinity(0)))
     parts = [slice(part[0], part[-1] + 1) for part in parts]
@@ -117,7 +117,7 @@ def write(row: dict[str, object]) -> None:
 def main() -> None:
     """Measures the subjects of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("subjects", nargs="*", default=["gpt2"], metavar="NAME_OR_FOLDER")
+    parser.add_argument("subjects", nargs="*", default=["gpt2"], metavar="NAME_OR_PATH")
     parser.add_argument("--tokens", type=int, default=128, help="that are written behind the prompt")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a turn, about")
