@@ -5,12 +5,12 @@
     python benchmarks/decode.py gpt2 --tokens 64 --rounds 7
 
 A subject is the name of a model, which gets random weights, or a folder with a model, or a file of llama.cpp with one;
-transformers loads what ours writes. The two sides are processes that take turns (turns.py); each reads a prompt of 16 tokens and writes some more, the likeliest
-each time, which end nothing. A row is printed for each subject and replaces its older one in
-benchmarks/results/decode.csv: milliseconds for a token, medians over the rounds with the least and the most beside them
-and the reading of the prompt within; the ratio of the medians, above 1 where ours is faster; how many of the tokens are
-the same; and the share of the machine's bandwidth: bytes of parameters read for each token, over the bytes that a copy
-of a large array reads and writes in the same time, on all cores, between the rounds' beginning and end.
+transformers loads what ours writes. The two sides are processes that take turns (turns.py); each reads a prompt of 16
+tokens and writes some more, the likeliest each time, which end nothing. A row is printed for each subject and replaces
+its older one in benchmarks/results/decode.csv: milliseconds for a token, medians over the rounds with the least and the
+most beside them, the reading of the prompt within; the ratio of the medians, above 1 where ours is faster; how many of
+the tokens are the same; and the share of the machine's bandwidth: bytes of parameters read for each token, over the
+bytes that a copy of a large array, on all cores, reads and writes in the same time.
 """
 
 import argparse

@@ -7,8 +7,8 @@
 The two sides are processes that take turns (turns.py). The peer is the model of torchvision, transformers or torch.nn,
 under torch in eager mode (peers/; install the extra `parity`), ours the step that `deepmodels train` compiles. Both
 drop values at the published rates. GPT-2 is measured with its layers scanned and unrolled, each with the logits of 64
-positions at a time, and unrolled with all logits at once. A row is printed for each subject and replaces its older one in
-benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
+positions at a time, and unrolled with all logits at once. A row is printed for each subject and replaces its older one
+in benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
 medians, above 1 where ours is faster.
 """
 
