@@ -133,10 +133,10 @@ def _decoder(name: str, weights: str | None):
 
 
 def train_tokenizer(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """deepmodels.tokenizers.train_bpe(FILES, vocab_size, OUT)"""
+    """deepmodels.tokenizers.train_bpe(FILES, vocab_size, OUT, special=...)"""
     from deepmodels import tokenizers
 
-    made = tokenizers.train_bpe(options.files, options.vocab_size, options.out)
+    made = tokenizers.train_bpe(options.files, options.vocab_size, options.out, special=options.special)
     _show(options, None, lambda: [f"{options.out}: {made.vocab_size:,} ids"])
 
 
@@ -269,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE", help="text in UTF-8")
     sub.add_argument("--vocab-size", type=int, required=True, help="ids in all")
     sub.add_argument("--out", required=True, metavar="FILE", help="the tokenizer.json to write")
+    sub.add_argument(
+        "--special", nargs="+", default=[], metavar="TOKEN", help="more that stand for themselves: '<fim_prefix>'"
+    )
 
     sub = command("list", list_models, "List the models.")
     sub.add_argument("pattern", nargs="?", default="*", help="as for file names: 'resnet*'")

@@ -17,7 +17,7 @@ from deepmodels import models, trees
 from deepmodels.errors import ConfigError, WeightsError, unknown
 from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, table
+from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, peft, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
 from deepmodels.weights.quantised import dequantised
 
@@ -194,6 +194,51 @@ def save_folder(
     except OSError as error:
         raise WeightsError(f"{place} can't be written to: {error}") from error
     files.write_parts(place, _FILE, arrays, largest_file)
+
+
+def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> None:
+    """Writes the adapters among parameters as a folder that peft loads, adapter_config.json and the weights beside it.
+
+    Args:
+      path: the folder; it is made, and files of these names in it are replaced.
+      model: of a family in `deepmodels.weights.folder.LAYOUTS`.
+      params: with adapters, see `deepmodels.training.lora`.
+
+    Raises:
+      WeightsError: there are none, transformers has no such model, or the folder can't be written to.
+    """
+    arrays, config = peft.from_ours(params, _folder_rules(model))
+    place = Path(path)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / peft.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{place} can't be written to: {error}") from error
+    files.write(place / peft.WEIGHTS, arrays, {"format": "pt"})
+
+
+def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> PyTree:
+    """Returns a model's parameters with the adapters of peft's folder.
+
+    `deepmodels.training.lora.adapting` lets the model use them, and `merge` there adds them to the kernels.
+
+    Args:
+      path: the folder with adapter_config.json and adapter_model.safetensors.
+      model: of a family in `deepmodels.weights.folder.LAYOUTS`.
+      params: its parameters, without adapters.
+
+    Raises:
+      WeightsError: the folder hasn't both, they aren't of LoRA, or they don't fit the model.
+    """
+    place = Path(path)
+    config = folder.read_config(place, peft.CONFIG)
+    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, _folder_rules(model))
+    return trees.inserted(params, {name: jnp.asarray(leaf) for name, leaf in leaves.items()})
+
+
+def _folder_rules(model: nn.Module) -> Rules:
+    family = type(model).__module__.rpartition(".")[2]
+    return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})[1]
 
 
 _FILE = "model"

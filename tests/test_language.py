@@ -96,9 +96,9 @@ class Unprojected(NamedTuple):
         return hidden @ self.kernel
 
 
-def read(variables, batch, options=(), train=False, key=None, model=Reader()):
+def read(variables, batch, options=(), train=False, key=None, model=None):
     params = variables["params"]
-    forward = bind(model, params, {}, train=train)
+    forward = bind(model or Reader(), params, {}, train=train)
     loss, (found, left) = objectives.create("language_modelling", **dict(options))(forward, batch, key)
     assert not left
     return loss, found

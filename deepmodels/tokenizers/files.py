@@ -25,6 +25,9 @@ _NAMES = {  # what files call the special tokens, where nothing beside them says
     "mask": ("[MASK]", "<mask>"),
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
+    "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>"),
+    "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>"),
+    "fim_middle": ("<fim_middle>", "<|fim_middle|>"),
 }
 _GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 _CL100K = (
@@ -233,7 +236,9 @@ class Tiktoken(Tokenizer):
         return self.inner.decode([int(i) for i in ids if i != self.special["eos"]])
 
 
-def train_bpe(files: Iterable[str | os.PathLike], vocab_size: int, out: str | os.PathLike) -> LibraryTokenizer:
+def train_bpe(
+    files: Iterable[str | os.PathLike], vocab_size: int, out: str | os.PathLike, *, special: Sequence[str] = ()
+) -> LibraryTokenizer:
     """Trains a byte-level BPE on text files, writes it as tokenizer.json, and returns it.
 
     Its first ids are <pad>, <s>, </s>, <unk> and <mask>; a text is framed by <s> and </s>. Any text can be encoded, and
@@ -243,14 +248,16 @@ def train_bpe(files: Iterable[str | os.PathLike], vocab_size: int, out: str | os
       files: in UTF-8.
       vocab_size: ids in all, or fewer where the text has no more to merge; 5 special ones and 256 bytes are the least.
       out: the file to write.
+      special: more tokens that stand for themselves, behind the five: "<fim_prefix>", "<|im_start|>".
 
     Raises:
       ConfigError: a file is missing or isn't UTF-8, or the vocabulary is too small.
     """
     tokenizers = library("tokenizers")
-    special = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", *special]
     if vocab_size < 256 + len(special):
-        raise ConfigError(f"vocab_size: expected at least {256 + len(special)}, the bytes and 5 special ids")
+        least = 256 + len(special)
+        raise ConfigError(f"vocab_size: expected at least {least}, the bytes and {len(special)} special ids")
     texts = [_text(Path(file).expanduser()) for file in files]
     if not any(texts):
         raise ConfigError("files: there is no text in them")

@@ -11,6 +11,7 @@ from flax import linen as nn
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import statistics_over
 from deepmodels.metrics import Mean, values
+from deepmodels.training import lora
 from deepmodels.training.freeze import resting, without_gradient
 from deepmodels.trees import PyTree
 
@@ -62,7 +63,7 @@ def bind(
 
     Args:
       model: called as `model(*inputs, **named, train=train)`.
-      params: its parameters.
+      params: its parameters, with adapters or without, see `deepmodels.training.lora`.
       variables: its untrained collections; while training they come back changed, and with them, in the collection
         "losses", what the model sows there for the objective.
       train: whether statistics are updated and dropout drops.
@@ -73,7 +74,7 @@ def bind(
     def forward(*inputs: jax.Array, key: jax.Array | None = None, **named: jax.Array) -> tuple[PyTree, PyTree]:
         mutable = [*variables, "losses"] if train else False
         rngs = {} if key is None else {"dropout": key}
-        with statistics_over(axis_name), resting(params, freeze):
+        with statistics_over(axis_name), resting(params, freeze), lora.adapting(params):
             result = model.apply(
                 {"params": params, **variables}, *inputs, **named, train=train, rngs=rngs, mutable=mutable
             )

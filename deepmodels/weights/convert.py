@@ -290,6 +290,28 @@ def _slots(variables: PyTree, rules: Rules, source: Collection[str] | None = Non
     return slots
 
 
+class Origin(NamedTuple):
+    """Where another library has a leaf of ours, or one layer of a stacked leaf."""
+
+    leaf: str
+    index: tuple[int, ...]  # on the leaf's first axes
+    key: str | None  # of the whole array; None where the table has none
+    part: int  # which part of that array
+    parts: int  # how many it has
+    transform: Transform
+
+
+def origins(variables: PyTree, rules: Iterable[Rule]) -> list[Origin]:
+    """Returns where another library has each leaf of a model's variables, or of their shapes, by its table."""
+    found = []
+    for slot in _slots(variables, tuple(rules)).values():
+        part = None if slot.key is None else _PART.fullmatch(slot.key)
+        number, count = (0, 1) if part is None else (int(part[3]), int(part[5]))
+        key = None if slot.key is None else _whole(slot.key)
+        found.append(Origin(slot.leaf, slot.index, key, number, count, slot.transform))
+    return found
+
+
 _BRACKETS = re.compile(r"\[\{\w+(?:[+-]\d+)?\}\]")
 
 

@@ -138,13 +138,13 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
 }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Returns what a folder's config.json says.
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Returns what a folder's config.json, or another such file, says.
 
     Raises:
       WeightsError: there is none, or it isn't one.
     """
-    return _read_json(folder / CONFIG, _MAX_CONFIG)
+    return _read_json(folder / name, _MAX_CONFIG)
 
 
 def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
