@@ -449,6 +449,7 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda arguments: (
             _said_common(arguments)
             | _said_window(arguments)
+            | _said_rope(arguments)
             | {"num_local_experts": arguments["mixture"].num_experts}
             | {"num_experts_per_tok": arguments["mixture"].num_chosen}
         ),
@@ -463,6 +464,12 @@ def _qwen3_experts(config: _Config) -> dict[str, Any]:
     if config.get("mlp_only_layers"):
         raise WeightsError(f"{CONFIG}: mlp_only_layers are {config['mlp_only_layers']!r}, but only none is implemented")
     return _mixture("num_experts", 8, 128, normalised=flag(config, "norm_topk_prob", False))(config)
+
+
+def _said_rope(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of gpt-oss, for which transformers takes YaRN where the config says nothing."""
+    rope = arguments["rope"]
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": rope.theta}} if rope.scaling is None else {}
 
 
 def _says_rope(config: _Config) -> bool:

@@ -58,6 +58,12 @@ MODELS = {
         out_bias=True,
         rope=Rope(150_000.0, Yarn(32.0, 16, truncate=False)),
     ),
+    "gpt_oss without scaling": Llama(
+        **DECODER,
+        sinks=True,
+        gate_function="clamped_swiglu",
+        mixture=Mixture(4, 2, use_bias=True),
+    ),
     "deepseek_v2": DeepSeek(**LATENT, query_rank=None, num_shared=2, routes=Routes(4, 2, sigmoid=False, factor=2.0)),
     "deepseek_v3": DeepSeek(
         **LATENT,

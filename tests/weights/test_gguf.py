@@ -103,7 +103,7 @@ def test_quantised_tensors(kind, tmp_path):
     _, got = load_folder(tmp_path / "model.gguf")
     step = {"Q4_0": 1 / 8, "Q4_1": 1 / 15, "Q8_0": 1 / 127, "BF16": 1 / 256, "F16": 1 / 2048}[kind]
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        assert np.abs(np.asarray(_at(got, path)) - leaf).max() <= step * np.abs(leaf).max()
+        assert np.abs(np.asarray(_at(got, path)) - leaf).max() <= 1.01 * step * np.abs(leaf).max()  # scales are rounded
     kernel = got["params"]["layers"]["mlp"]["down"]["kernel"]
     assert np.any(np.asarray(kernel) != variables["params"]["layers"]["mlp"]["down"]["kernel"])
 
