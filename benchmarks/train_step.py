@@ -6,9 +6,10 @@
 
 The two sides are processes that take turns (turns.py). The peer is the model of torchvision, transformers or torch.nn,
 under torch in eager mode (peers/; install the extra `parity`), ours the step that `deepmodels train` compiles. Both
-drop values at the published rates. A row is printed for each subject and replaces its older one of the same processor
-in benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them, and the ratio of the
-medians, above 1 where ours is faster.
+drop values at the published rates. GPT-2 is measured with its layers scanned and unrolled, each with the logits of 64
+positions at a time, and unrolled with all logits at once. A row is printed for each subject and replaces its older one
+of the same processor in benchmarks/results/train_step.csv: medians over the rounds, the least and the most beside them,
+and the ratio of the medians, above 1 where ours is faster.
 """
 
 import argparse
@@ -39,10 +40,14 @@ class Subject(NamedTuple):
     lengths: tuple[int, ...] = ()  # tokens of the source, and of the target
     objective: dict[str, Any] = {"name": "classification"}
     arguments: dict[str, Any] = {}  # of the model
+    name: str = ""  # where a model is measured in several ways
 
 
 _BERT = {"mask_id": 103, "special_ids": [0, 100, 101, 102, 103], "vocab_size": 30_522}  # of its tokenizer
-SUBJECTS = {subject.model: subject for subject in (
+_NEXT = {"name": "language_modelling"}
+_GPT2 = ("gpt2", 4, "torch_text", (256,))
+_STILL = {"dropout_rate": 0.0}  # its authors gave no rate
+SUBJECTS = {subject.name or subject.model: subject for subject in (
     Subject("alexnet", 16),
     Subject("vgg11", 16),
     Subject("resnet50", 16),
@@ -58,6 +63,9 @@ SUBJECTS = {subject.model: subject for subject in (
         "lstm_ptb_medium", 32, "torch_text", (64,), {"name": "language_modelling"},
         {"hidden_size": 512, "dropout_rate": 0.0},
     ),
+    Subject(*_GPT2, _NEXT | {"chunk_size": 64}, _STILL),
+    Subject(*_GPT2, _NEXT | {"chunk_size": 64}, _STILL | {"unroll": 12}, "gpt2 unrolled"),
+    Subject(*_GPT2, _NEXT, _STILL | {"unroll": 12}, "gpt2 unrolled, all logits"),
 )}  # fmt: skip
 COLUMNS = (
     "model", "batch", "ours ms", "ours min", "ours max", "peer ms", "peer min", "peer max", "ratio",
@@ -73,7 +81,7 @@ def measure(subject: Subject, rounds: int, seconds: float, settings: str) -> dic
     peer = [sys.executable, str(HERE / "peers" / f"{subject.peer}.py"), described]
     facts, times = turns.take_turns([ours, peer], rounds=rounds, seconds=seconds)
     row = {
-        "model": subject.model,
+        "model": subject.name or subject.model,
         "batch": subject.batch,
         "settings": settings,
         "cpu": cpu(),

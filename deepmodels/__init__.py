@@ -18,7 +18,8 @@ from deepmodels.version import __version__
 if TYPE_CHECKING:
     from deepmodels.analysis import info, summary
     from deepmodels.config import load as load_config
-    from deepmodels.loading import convert, load
+    from deepmodels.generation import generate
+    from deepmodels.loading import convert, load, load_folder, save_folder
     from deepmodels.models import create, list_models
     from deepmodels.training import evaluate, train
 
@@ -28,7 +29,10 @@ _PLACES = {
     "summary": ("deepmodels.analysis", "summary"),
     "info": ("deepmodels.analysis", "info"),
     "load": ("deepmodels.loading", "load"),
+    "load_folder": ("deepmodels.loading", "load_folder"),
+    "save_folder": ("deepmodels.loading", "save_folder"),
     "convert": ("deepmodels.loading", "convert"),
+    "generate": ("deepmodels.generation", "generate"),
     "load_config": ("deepmodels.config", "load"),
     "train": ("deepmodels.training", "train"),
     "evaluate": ("deepmodels.training", "evaluate"),
@@ -39,10 +43,13 @@ __all__ = [
     "convert",
     "create",
     "evaluate",
+    "generate",
     "info",
     "list_models",
     "load",
     "load_config",
+    "load_folder",
+    "save_folder",
     "summary",
     "train",
 ]

@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
     "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
+    # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides}, see deepmodels.training.lora
+    "lora": None,
     "augment": {},  # function name -> its arguments, see deepmodels.augment
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
@@ -34,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
 }
 
+LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
@@ -88,10 +91,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     if missing:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
-    defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")} | {"early_stopping": EARLY_STOPPING}
+    defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
+    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING}
     for key, values in defaults.items():
         section = result[key]
-        if section is None and key == "early_stopping":
+        if section is None and DEFAULTS[key] is None:
             continue
         if not isinstance(section, dict):
             raise ConfigError(f"config.{key} is a section with the keys {', '.join(values)}, got {section!r}")
@@ -116,6 +120,13 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     for key in ("keep", "early_stopping"):
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
+    if result["lora"] is not None:
+        _positive("config.lora.rank", result["lora"]["rank"])
+        if result["optimizer"].get("freeze"):
+            raise ConfigError(
+                "config.lora: adapters train, all else is frozen; what trains besides is lora.train, not "
+                "what optimizer.freeze leaves"
+            )
     if result["compile"] not in ("jit", "pmap"):
         raise ConfigError(f"config.compile is 'jit' or 'pmap', got {result['compile']!r}")
     completed = ConfigDict(result)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from deepmodels import models, trees
-from deepmodels.errors import ConfigError, WeightsError
+from deepmodels.errors import ConfigError, WeightsError, unknown
+from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, hub, table
+from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, peft, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
+from deepmodels.weights.quantised import dequantised
 
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
 
@@ -101,38 +105,74 @@ def read_leaves(
     return leaves
 
 
-def load_folder(path: str | os.PathLike, *, cast: bool = False) -> tuple[nn.Module, PyTree]:
+def load_folder(
+    path: str | os.PathLike, *, cast: bool = False, dtype: str = "float32", mesh: Mesh | None = None
+) -> tuple[nn.Module, PyTree]:
     """Returns a model of the sizes that a folder's config.json says, and its variables from the weights beside it.
 
-    `model, variables = load_folder("bert-base-uncased/")`, for the families in `deepmodels.weights.folder.LAYOUTS`; the
-    weights are one file or shards with an index.
+    `model, variables = load_folder("SmolLM2-135M/")`, for the families in `deepmodels.weights.folder.LAYOUTS`; the
+    weights are one file or shards with an index. Safetensors are read one array after the other, so that in memory is
+    what has been placed and one array more.
+
+    A file of llama.cpp is read likewise: `load_folder("SmolLM2-135M-Instruct.Q4_1.gguf")`, with the extra `gguf`.
 
     Args:
-      path: the folder.
-      cast: whether floats of another precision than float32 are converted.
+      path: the folder, or a `.gguf` file.
+      cast: whether floats of another precision than `dtype` are converted.
+      dtype: of the parameters: "float32", in which they train, or "bfloat16", which takes half.
+      mesh: where the parameters go, by `deepmodels.parallel.shardings`; by default all to one device.
 
     Raises:
       WeightsError: the folder hasn't both, config.json names an unknown type or architecture or says what ours can't
         be, a shard is missing, the weights don't fit, or its vocabulary is larger than the embedding.
+      ConfigError: the dtype is none of the two, or the mesh can't hold a parameter.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise unknown("dtype", str(dtype), ("float32", "bfloat16"))
     place = Path(path)
-    config = folder.read_config(place)
-    arrays = files.read(place)
-    described = folder.describe(config, arrays)
-    if "vocab_size" in described.arguments:
-        folder.check_vocabulary(place, described.arguments["vocab_size"])
+    if place.suffix == ".gguf":
+        arrays, described = gguf_file.describe(place)
+    else:
+        config, arrays = dequantised(folder.read_config(place), files.read(place, stored=True))
+        described = folder.describe(config, arrays)
+        if "vocab_size" in described.arguments:
+            folder.check_vocabulary(place, described.arguments["vocab_size"])
     model = _FOLDER_CLASSES[described.family](**described.arguments)
     abstract = jax.eval_shape(model.init, jax.random.key(0), *_shortest(model))
-    return model, jax.tree.map(jnp.asarray, to_ours(arrays, described.rules, abstract, cast=cast))
+    return model, _placed(arrays, described.rules, abstract, cast, dtype, mesh)
 
 
-def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) -> None:
-    """Writes a model as a folder that transformers loads: config.json and model.safetensors.
+def _placed(
+    arrays: Mapping[str, Any], rules: Rules, abstract: PyTree, cast: bool, dtype: str, mesh: Mesh | None
+) -> PyTree:
+    """The variables as JAX's arrays, leaf by leaf."""
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract["params"])
+    abstract = dict(abstract) | {"params": params}
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        where = jax.tree.map(lambda _: one, abstract)
+    else:
+        where = shardings(abstract, mesh)
+    return to_ours(arrays, rules, abstract, cast=cast, shardings=where)
+
+
+def save_folder(
+    path: str | os.PathLike,
+    model: nn.Module,
+    variables: PyTree,
+    *,
+    special: Mapping[str, int] | None = None,
+    largest_file: int = 5 * 10**9,
+) -> None:
+    """Writes a model as a folder that transformers loads: config.json, and model.safetensors or parts and an index.
 
     Args:
       path: the folder; it is made, and files of these names in it are replaced.
       model: of a family in `deepmodels.weights.folder.LAYOUTS`.
-      variables: its parameters.
+      variables: its parameters, each in its own precision.
+      special: ids that config.json has by role, as `Tokenizer.special` has them: {"bos": 1, "eos": 2}. The tokenizer
+        itself is written by its `save`.
+      largest_file: bytes of a file, above which there are several.
 
     Raises:
       WeightsError: transformers has no such model, or the folder can't be written to.
@@ -140,17 +180,77 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
     family = type(model).__module__.rpartition(".")[2]
     arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
     config, rules = folder.config_of(family, arguments)
+    for role in ("bos", "eos", "pad"):
+        if role in (special or {}):
+            config[f"{role}_token_id"] = special[role]
     arrays = from_ours(variables, rules)
+    if any(array.dtype == jnp.bfloat16 for array in arrays.values()):
+        config["dtype"] = "bfloat16"
     place = Path(path)
     try:
         place.mkdir(parents=True, exist_ok=True)
         (place / folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (place / f"{_FILE}.safetensors.index.json").unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{place} can't be written to: {error}") from error
-    files.write(place / "model.safetensors", arrays, {"format": "pt"})
+    files.write_parts(place, _FILE, arrays, largest_file)
 
 
-_FOLDER_CLASSES = {"bert": models.bert.Bert, "t5": models.t5.T5, "vit": models.vit.ViT}
+def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> None:
+    """Writes the adapters among parameters as a folder that peft loads, adapter_config.json and the weights beside it.
+
+    Args:
+      path: the folder; it is made, and files of these names in it are replaced.
+      model: of a family in `deepmodels.weights.folder.LAYOUTS`.
+      params: with adapters, see `deepmodels.training.lora`.
+
+    Raises:
+      WeightsError: there are none, transformers has no such model, or the folder can't be written to.
+    """
+    arrays, config = peft.from_ours(params, _folder_rules(model))
+    place = Path(path)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / peft.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{place} can't be written to: {error}") from error
+    files.write(place / peft.WEIGHTS, arrays, {"format": "pt"})
+
+
+def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> PyTree:
+    """Returns a model's parameters with the adapters of peft's folder.
+
+    `deepmodels.training.lora.adapting` lets the model use them, and `merge` there adds them to the kernels.
+
+    Args:
+      path: the folder with adapter_config.json and adapter_model.safetensors.
+      model: of a family in `deepmodels.weights.folder.LAYOUTS`.
+      params: its parameters, without adapters.
+
+    Raises:
+      WeightsError: the folder hasn't both, they aren't of LoRA, or they don't fit the model.
+    """
+    place = Path(path)
+    config = folder.read_config(place, peft.CONFIG)
+    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, _folder_rules(model))
+    return trees.inserted(params, {name: jnp.asarray(leaf) for name, leaf in leaves.items()})
+
+
+def _folder_rules(model: nn.Module) -> Rules:
+    family = type(model).__module__.rpartition(".")[2]
+    return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})[1]
+
+
+_FILE = "model"
+
+_FOLDER_CLASSES = {
+    "bert": models.bert.Bert,
+    "deepseek": models.deepseek.DeepSeek,
+    "gpt": models.gpt.GPT,
+    "llama": models.llama.Llama,
+    "t5": models.t5.T5,
+    "vit": models.vit.ViT,
+}
 
 
 def _shortest(model: nn.Module) -> list[jax.Array]:

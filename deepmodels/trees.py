@@ -1,7 +1,7 @@
 """Names of the leaves of a tree ("stage0_block1/conv1/kernel"), mapping by name, and sums over leaves."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,22 @@ def mask(tree: PyTree, pattern: str) -> PyTree:
     """Returns a tree of bools: whether the whole name of each leaf matches the regular expression `pattern`."""
     compiled = re.compile(pattern)
     return map_named(lambda name, _: compiled.fullmatch(name) is not None, tree)
+
+
+def inserted(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """Returns a tree of dicts with further leaves, given by name, in branches that it has."""
+    new: dict[str, dict[str, Any]] = {}
+    for name, leaf in leaves.items():
+        branch, _, last = name.rpartition("/")
+        new.setdefault(branch, {})[last] = leaf
+
+    def build(branch: PyTree, name: str) -> PyTree:
+        if not isinstance(branch, dict):
+            return branch
+        inner = {key: build(value, f"{name}/{key}" if name else key) for key, value in branch.items()}
+        return inner | new.get(name, {})
+
+    return build(tree, "")
 
 
 def count(tree: PyTree) -> int:

@@ -21,7 +21,8 @@ ALLOWED = {
     "config": set(),
     "preprocessing": set(),
     "metrics": set(),
-    "tokenizers": set(),
+    "gguf_header": set(),
+    "tokenizers": {"gguf_header"},
     "layers": set(),
     "augment": {"arguments"},
     "data": {"arguments", "preprocessing", "tokenizers"},
@@ -29,16 +30,19 @@ ALLOWED = {
     "objectives": {"arguments", "metrics"},
     "models": {"layers", "arguments", "preprocessing"},
     "parallel": {"trees"},
-    "weights": {"trees"},
-    "loading": {"models", "weights", "trees"},
+    "weights": {"trees", "gguf_header"},
+    "loading": {"models", "weights", "trees", "parallel"},
+    "generation": {"layers", "sampling", "tokenizers", "trees"},
     "evaluation": {"parallel", "trees", "metrics"},
     "analysis": {"models", "trees", "cache"},
     "training": {
         "trees", "arguments", "cache", "tuning", "config", "layers", "augment", "data", "objectives", "models",
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers",
     },
-    "cli": {"training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers"},
-    "__init__": {"models", "analysis", "training", "config", "loading"},
+    "cli": {
+        "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
+    },
+    "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
     "__main__": {"cli"},
 }  # fmt: skip
 FORBIDDEN = {"torch", "tensorflow", "torchvision", "keras"}

@@ -1,17 +1,21 @@
 """Objectives of text: what is counted, what is hidden, what is taken out; and means that know their weight."""
 
 import functools
+import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from deepmodels import metrics, objectives
+from deepmodels import metrics, objectives, tokenizers, trees
 from deepmodels.errors import ConfigError
 from deepmodels.evaluation import bleu, edit_distance, error_rate, evaluate
 from deepmodels.metrics import Mean, Perplexity
 from deepmodels.objectives.language import corrupt_spans, hide_tokens
+from deepmodels.training.step import bind
 
 RNG = np.random.default_rng(0)
 TOKENS = jnp.asarray(RNG.integers(5, 12, (4, 6)), jnp.int32)
@@ -51,6 +55,135 @@ def test_language_modelling_counts_what_has_a_token_before_and_is_one():
     right = (np.asarray(LOGITS[:, :-1]).argmax(-1) == np.asarray(TOKENS[:, 1:])) & counts
     np.testing.assert_allclose(found["accuracy"].value, right.sum() / 14, rtol=1e-6)
     assert given["named"].keys() == {"mask"}, "a model that takes no segments isn't given any"
+
+
+def test_only_the_tokens_to_learn_count():
+    learn = jnp.asarray(RNG.random((4, 6)) < 0.5)
+    loss, found, given = call("language_modelling", {"tokens": TOKENS, "mask": MASK, "loss_mask": learn}, LOGITS)
+    counts = np.asarray(MASK & learn)[:, 1:]
+    assert 0 < counts.sum() < 14
+    np.testing.assert_allclose(loss, (surprise(LOGITS[:, :-1], TOKENS[:, 1:]) * counts).sum() / counts.sum(), rtol=1e-6)
+    assert float(found["loss"].weight) == counts.sum()
+    assert given["named"].keys() == {"mask"}
+
+
+class Reader(nn.Module):
+    """A small causal model that can be packed: one attention, whose positions begin anew in each document."""
+
+    vocab_size: int = 12
+    hidden_size: int = 8
+
+    @nn.compact
+    def __call__(self, tokens, documents=None, project=True, train=False):
+        row = jnp.zeros_like(tokens) if documents is None else documents
+        sees = (row[:, :, None] == row[:, None]) & jnp.tril(jnp.ones((1, *[tokens.shape[1]] * 2), bool))
+        x = nn.Embed(self.vocab_size, self.hidden_size, name="token_embed")(tokens)
+        x += nn.Embed(16, self.hidden_size, name="position_embed")(sees.sum(-1) - 1)
+        scores = jnp.where(sees, jnp.einsum("btc,bsc->bts", nn.Dense(self.hidden_size, name="query")(x), x), -1e9)
+        x = nn.tanh(jnp.einsum("bts,bsc->btc", nn.softmax(scores), x))
+        head = self.param("head", nn.initializers.normal(1), (self.hidden_size, self.vocab_size))
+        self.sow("losses", "load_balancing", jnp.square(x).mean())
+        self.sow("losses", "load_balancing", jnp.full(3, 2.0))
+        outputs = Unprojected(x, head)
+        return outputs.logits(x) if project else outputs
+
+
+class Unprojected(NamedTuple):
+    hidden: jax.Array
+    kernel: jax.Array
+
+    def logits(self, hidden):
+        return hidden @ self.kernel
+
+
+def read(variables, batch, options=(), train=False, key=None, model=None):
+    params = variables["params"]
+    forward = bind(model or Reader(), params, {}, train=train)
+    loss, (found, left) = objectives.create("language_modelling", **dict(options))(forward, batch, key)
+    assert not left
+    return loss, found
+
+
+def test_a_packed_batch_has_the_losses_of_its_documents():
+    documents = [RNG.integers(0, 12, length) for length in (5, 2, 7, 1, 4)]
+    packed = np.zeros((2, 10), np.int32)
+    numbers = np.zeros((2, 10), np.int32)
+    for row, parts in enumerate(((0, 1, 3), (2,))):
+        ends = np.cumsum([0, *(len(documents[i]) for i in parts)])
+        for i, start in zip(parts, ends, strict=False):
+            packed[row, start : start + len(documents[i])] = documents[i]
+            numbers[row, start : start + len(documents[i])] = 1 + i
+    variables = jax.jit(Reader().init)(jax.random.key(0), jnp.asarray(packed))
+    losses = jax.jit(lambda batch: read(variables, batch)[1]["loss"])
+    together = losses({"tokens": jnp.asarray(packed), "documents": jnp.asarray(numbers)})
+    alone, held = tokenizers.pad(documents, 0)
+    apart = losses({"tokens": jnp.asarray(alone), "loss_mask": jnp.asarray(held & (np.arange(5) < 4)[:, None])})
+    assert float(together.weight) == float(apart.weight) == 4 + 1 + 6
+    np.testing.assert_allclose(together.total, apart.total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 5, 100])
+def test_chunks_of_logits_change_neither_value_nor_gradient(chunk_size):
+    tokens = jnp.asarray(RNG.integers(0, 12, (3, 10)), jnp.int32)
+    batch = {"tokens": tokens, "documents": jnp.asarray(np.arange(10) // 4 + 1, jnp.int32)[None].repeat(3, 0)}
+    variables = jax.jit(Reader().init)(jax.random.key(0), tokens)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(chunk_size):
+        options = dict(chunk_size=chunk_size, z_loss=0.1)
+        return jax.value_and_grad(lambda v: read(v, batch, options.items()), has_aux=True)(variables)
+
+    plain, chunked = trees.flatten(run(None)), trees.flatten(run(chunk_size))
+    assert plain.keys() == chunked.keys()
+    for name, leaf in plain.items():
+        np.testing.assert_allclose(chunked[name], leaf, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_in_chunks_the_logits_of_a_large_vocabulary_never_exist():
+    rows, length, words = 4, 64, 4_096
+    model = Reader(words)
+    tokens = jnp.zeros((rows, length), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+    def compiled_with(**options):
+        def loss(variables, tokens):
+            return read(variables, {"tokens": tokens}, options.items(), model=model)[0]
+
+        return jax.jit(jax.grad(loss)).lower(variables, tokens).compile()
+
+    whole, chunked = compiled_with(), compiled_with(chunk_size=4)
+    logits = 4 * rows * length * words
+    assert whole.memory_analysis().temp_size_in_bytes > logits
+    assert chunked.memory_analysis().temp_size_in_bytes < logits / 4
+    shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", chunked.as_text())}
+    assert max(map(np.prod, shapes)) == rows * 4 * words
+
+
+def test_z_loss_is_the_squared_logarithm_of_the_denominator():
+    batch = {"tokens": TOKENS, "mask": MASK}
+    plain, _, _ = call("language_modelling", batch, LOGITS)
+    loss, found, _ = call("language_modelling", batch, LOGITS, z_loss=0.5)
+    counts = np.asarray(MASK)[:, 1:]
+    squares = np.log(np.exp(np.asarray(LOGITS, np.float64)).sum(-1))[:, :-1] ** 2
+    np.testing.assert_allclose(loss - plain, 0.5 * (squares * counts).sum() / counts.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found["perplexity"].value, np.exp(plain), rtol=1e-6)
+
+
+def test_auxiliary_losses_are_what_the_model_sows():
+    variables = jax.jit(Reader().init)(jax.random.key(0), TOKENS)
+    assert "losses" in variables
+    plain, found = read(variables, {"tokens": TOKENS}, train=True, key=jax.random.key(0))
+    assert float(found["load_balancing"]) == pytest.approx((6 + float(variables["losses"]["load_balancing"][0])) / 4)
+    options = {"auxiliary_losses": {"load_balancing": 0.3}}
+    loss, weighted = read(variables, {"tokens": TOKENS}, options.items(), train=True, key=jax.random.key(0))
+    np.testing.assert_allclose(loss - plain, 0.3 * found["load_balancing"], rtol=1e-5)
+    np.testing.assert_allclose(weighted["loss"].value, loss, rtol=1e-6)
+    evaluated, _ = read(variables, {"tokens": TOKENS}, options.items())
+    np.testing.assert_allclose(evaluated, plain, rtol=1e-6)
+    with pytest.raises(ConfigError, match="auxiliary loss 'load_balance': did you mean 'load_balancing'"):
+        read(variables, {"tokens": TOKENS}, [("auxiliary_losses", {"load_balance": 1.0})], True, jax.random.key(0))
+    with pytest.raises(ConfigError, match="chunk_size: expected at least 1, got 0"):
+        read(variables, {"tokens": TOKENS}, [("chunk_size", 0)])
 
 
 PADDED = {

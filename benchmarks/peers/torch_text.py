@@ -88,12 +88,20 @@ def lstm_ptb_medium(arguments: dict, batch: int, lengths: list[int]):
     return model, lambda: cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
+def gpt2(arguments: dict, batch: int, lengths: list[int]):
+    transformers = oracles.import_transformers()
+    still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), arguments["dropout_rate"])
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**still))
+    tokens = torch.randint(0, 50_257, (batch, *lengths))
+    return model, lambda: model(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+
 def start(arguments: list[str]):
     """Returns (step, facts) for the arguments [a row of train_step.py's SUBJECTS as JSON]."""
     subject = json.loads(arguments[0])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    make = {f.__name__: f for f in (bert_base, t5_small, transformer_base, lstm_ptb_medium)}[subject["model"]]
+    make = {f.__name__: f for f in (bert_base, t5_small, transformer_base, lstm_ptb_medium, gpt2)}[subject["model"]]
     model, loss = make(subject["arguments"], subject["batch"], subject["lengths"])
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepmodels.data.array_record import ArrayRecordSource
+from deepmodels.data.documents import load_chats, load_documents
 from deepmodels.data.idx import read_idx
 from deepmodels.data.images import ImageFolderSource, find_classes
 from deepmodels.data.long_lag import RECORDS as LONG_LAG
@@ -275,6 +276,8 @@ DATASETS: dict[str, Dataset] = {
     "english_spanish": Dataset(load_english_spanish),
     "cmudict": Dataset(load_cmudict),
     "text": Dataset(load_text),
+    "documents": Dataset(load_documents),
+    "chats": Dataset(load_chats),
     "text_pairs": Dataset(load_text_pairs),
     "text_classification": Dataset(load_text_classification),
     "array_record": Dataset(load_array_record),

@@ -77,17 +77,17 @@ def load_text(
       DataError: the file or folder isn't there, isn't UTF-8, or holds too little text.
       ConfigError: the tokenizer can't be made or has no ids for the ends of sentences, or a number is out of range.
     """
-    _check_numbers(max_length, test_share)
+    check_numbers(max_length, test_share)
     found = _files(path, (".txt",), split)
     if found is None:
         return None
-    train, asked = (_read(file) for file in found)
+    train, asked = (read_text(file) for file in found)
     if Path(path).expanduser().is_file():
         border = round(len(train) * (1 - test_share))
         if split == "validation":
             return None
         train, asked = train[:border], (train[:border] if split == "train" else train[border:])
-    made = _tokenizer(tokenizer, [train])
+    made = make_tokenizer(tokenizer, [train])
     ids = np.asarray(made.encode(asked), np.int32)
     make = _sentence_pairs if sentence_pairs else _windows
     return TextSource(make(ids, max_length, made, str(found[1])), str(found[1]), tokenizer=made)
@@ -122,15 +122,15 @@ def load_text_pairs(
       DataError: the file or folder isn't there or isn't as its name says, or no pair is short enough.
       ConfigError: a tokenizer can't be made or has no ids for the ends of targets, or a number is out of range.
     """
-    _check_numbers(max_length, test_share)
-    found = _rows(path, columns, split, test_share)
+    check_numbers(max_length, test_share)
+    found = read_rows(path, columns, split, test_share)
     if found is None:
         return None
     (train_sources, train_targets), (sources, targets), name = found
     if target_tokenizer is None:
-        ours = theirs = _tokenizer(tokenizer, [*train_sources, *train_targets])
+        ours = theirs = make_tokenizer(tokenizer, [*train_sources, *train_targets])
     else:
-        ours, theirs = _tokenizer(tokenizer, train_sources), _tokenizer(target_tokenizer, train_targets)
+        ours, theirs = make_tokenizer(tokenizer, train_sources), make_tokenizer(target_tokenizer, train_targets)
     if theirs.start_id is None or theirs.end_id is None:
         raise ConfigError(f"tokenizer: targets need ids to start from and to end with; it has {dict(theirs.special)}")
     ends = theirs.start_id, theirs.end_id
@@ -170,14 +170,14 @@ def load_text_classification(
       DataError: the file or folder isn't there or isn't as its name says, or a class isn't in the train split.
       ConfigError: the tokenizer can't be made, or a number is out of range.
     """
-    _check_numbers(max_length, test_share)
+    check_numbers(max_length, test_share)
     if len(columns) not in (2, 3):
         raise ConfigError(f"columns: expected those of text and label, or of two texts and a label, got {columns}")
-    found = _rows(path, columns, split, test_share)
+    found = read_rows(path, columns, split, test_share)
     if found is None:
         return None
     (*train_texts, train_labels), (*texts, labels), name = found
-    made = _tokenizer(tokenizer, [text for column in train_texts for text in column])
+    made = make_tokenizer(tokenizer, [text for column in train_texts for text in column])
     classes = sorted(set(train_labels), key=lambda label: (int(label), "") if label.isdecimal() else (0, label))
     if strange := sorted(set(labels) - set(classes)):
         raise DataError(f"{name}: {strange[0]!r} isn't a label of the train split: {nearest(strange[0], classes)}")
@@ -232,7 +232,8 @@ def load_cmudict(split: str, *, path: str | Path = EMBEDDED / "cmudict.tsv.gz", 
     return load_text_pairs(split, path=path, columns=("word", "phonemes"), **options)
 
 
-def _check_numbers(max_length: int, test_share: float) -> None:
+def check_numbers(max_length: int, test_share: float) -> None:
+    """Raises ConfigError if a record's length or the share of the test split isn't one."""
     if max_length < 2:
         raise ConfigError(f"max_length: expected 2 or more, got {max_length}")
     if not 0 < test_share < 1:
@@ -259,10 +260,13 @@ def _files(path: str | Path, suffixes: Iterable[str], split: str) -> tuple[Path,
     return None if asked is None else (train, asked)
 
 
-def _rows(
+def read_rows(
     path: str | Path, columns: Sequence[str], split: str, test_share: float
 ) -> tuple[list[list[str]], list[list[str]], str] | None:
-    """The columns of the train split and of `split`, and the name of the second one's file."""
+    """Returns the columns of the train split and of `split`, and the name of the second one's file.
+
+    None if there is no such split. Raises DataError if a file isn't there or isn't as its name says.
+    """
     found = _files(path, _TABLES, split)
     if found is None:
         return None
@@ -281,7 +285,8 @@ def _rows(
     return train, asked, str(found[1])
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns a file's text, unpacked if it is a .gz; raises DataError if it isn't one in UTF-8."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
@@ -291,12 +296,12 @@ def _read(path: Path) -> str:
 
 def _table(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """The named columns of a file, as text."""
-    text, suffix = _read(path), Path(path.name.removesuffix(".gz")).suffix
+    text, suffix = read_text(path), Path(path.name.removesuffix(".gz")).suffix
     if suffix not in _TABLES:
         raise DataError(f"{path}: expected a name that ends in {', '.join(_TABLES)}, or in one of these and .gz")
     try:
         if suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         elif suffix == ".tsv":
             rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
@@ -308,10 +313,11 @@ def _table(path: Path, columns: Sequence[str]) -> list[list[str]]:
             if not isinstance(row, dict) or row.get(column) is None:
                 known = [key for key in row if isinstance(key, str)] if isinstance(row, dict) else []
                 raise DataError(f"{path}: row {number} has no column {column!r}: {nearest(column, known)}")
-    return [[str(row[column]) for row in rows] for column in columns]
+    return [[value if isinstance(value := row[column], list) else str(value) for row in rows] for column in columns]
 
 
-def _tokenizer(name: str, texts: Iterable[str]) -> Tokenizer:
+def make_tokenizer(name: str, texts: Iterable[str]) -> Tokenizer:
+    """Returns a tokenizer by its name, or from a file; "characters" and "words" know those of some texts."""
     made = {"characters": tokenizers.Characters, "words": tokenizers.Words}.get(name)
     return tokenizers.load(name) if made is None else made.of(texts)
 

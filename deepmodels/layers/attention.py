@@ -33,6 +33,7 @@ class Attention(nn.Module):
       dropout_rate: of the weights.
       kernel_init: of the four projections.
       query_init: of the queries' instead, if given.
+      out_init: of the last one's instead, if given.
     """
 
     num_heads: int
@@ -43,6 +44,7 @@ class Attention(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     query_init: nn.initializers.Initializer | None = None
+    out_init: nn.initializers.Initializer | None = None
 
     def setup(self) -> None:
         if self.head_size is None and self.hidden_size % self.num_heads:
@@ -52,7 +54,7 @@ class Attention(nn.Module):
         self.query = dense(inner, kernel_init=self.query_init or self.kernel_init)
         self.key = dense(inner, kernel_init=self.kernel_init)
         self.value = dense(inner, kernel_init=self.kernel_init)
-        self.out = dense(self.hidden_size, kernel_init=self.kernel_init)
+        self.out = dense(self.hidden_size, kernel_init=self.out_init or self.kernel_init)
         self.weights = AttentionWeights()
         self.dropout = nn.Dropout(self.dropout_rate)
 
@@ -103,7 +105,7 @@ class Attention(nn.Module):
         if dropped or self.is_mutable_collection("intermediates"):
             weights = self.weights(query, key, **terms)
         if dropped:
-            y = _average(self.dropout(weights, deterministic=False), value)
+            y = average(self.dropout(weights, deterministic=False), value)
         else:
             y = dot_product_attention(query, key, value, **terms)
         return self.out(y.reshape(*y.shape[:2], -1))
@@ -179,6 +181,8 @@ def attention_weights(
     mask: Array | None = None,
     bias: Array | None = None,
     causal: bool = False,
+    soft_cap: float | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """Returns softmax(scale * query key^T + bias), equation 1, as (B, N, T, S) in the dtype of the queries.
 
@@ -186,14 +190,22 @@ def attention_weights(
 
     Args:
       query: (B, T, N, D).
-      key: (B, S, N, D).
+      key: (B, S, N, D), or with a divisor of N, so that neighbouring heads of the queries share one of the keys:
+        Ainslie et al. (2023), arXiv:2305.13245.
       scale: of the products.
       mask: bools that broadcast to (B, N, T, S), True where a query may see a key.
       bias: floats that broadcast to (B, N, T, S).
       causal: whether keys that come after a query are hidden from it.
+      soft_cap: what products approach but don't reach: they become soft_cap * tanh(products / soft_cap).
+      sinks: (N,), a logit of each head that takes weight from the keys and gives nothing: the weights sum to less
+        than 1. Xiao et al. (2023), arXiv:2309.17453, section 3.3.
     """
     dtype = jnp.float32 if query.dtype.itemsize < 4 else query.dtype
-    logits = scale * jnp.einsum("BTND,BSND->BNTS", query, key, preferred_element_type=dtype)
+    grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
+    products = jnp.einsum("BTKGD,BSKD->BKGTS", grouped, key, preferred_element_type=dtype)
+    logits = scale * products.reshape(query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
     if bias is not None:
         logits += bias.astype(dtype)
     if causal:
@@ -201,7 +213,10 @@ def attention_weights(
         mask = before if mask is None else mask & before
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(dtype).min)
-    return jax.nn.softmax(logits).astype(query.dtype)
+    if sinks is None:
+        return jax.nn.softmax(logits).astype(query.dtype)
+    column = jnp.broadcast_to(sinks.astype(dtype).reshape(1, -1, 1, 1), (*logits.shape[:3], 1))
+    return jax.nn.softmax(jnp.concatenate([logits, column], -1))[..., :-1].astype(query.dtype)
 
 
 def dot_product_attention(
@@ -213,14 +228,18 @@ def dot_product_attention(
     mask: Array | None = None,
     bias: Array | None = None,
     causal: bool = False,
+    soft_cap: float | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """Returns the averages of values (B, T, N, D) by the weights of `attention_weights`, without keeping those.
 
-    It is `jax.nn.dot_product_attention`, by cuDNN where that works and by XLA elsewhere; float64 is computed here, as
-    JAX's has its softmax in float32.
+    It is `jax.nn.dot_product_attention`, by cuDNN where that works and by XLA elsewhere. What that hasn't is computed
+    here: float64, in which JAX's has no softmax, soft caps and sinks, and values of another size than the keys.
     """
-    if query.dtype.itemsize == 8:
-        return _average(attention_weights(query, key, scale=scale, mask=mask, bias=bias, causal=causal), value)
+    other = soft_cap is not None or sinks is not None or key.shape[-1] != value.shape[-1]
+    if query.dtype.itemsize == 8 or other:
+        terms = dict(scale=scale, mask=mask, bias=bias, causal=causal, soft_cap=soft_cap, sinks=sinks)
+        return average(attention_weights(query, key, **terms), value)
     chosen = implementation(query, key, mask, bias, causal)
     return _attend(query, key, value, bias, mask, scale=scale, causal=causal, implementation=chosen)
 
@@ -247,8 +266,11 @@ def _attend(
         )
 
 
-def _average(weights: Array, value: Array) -> Array:
-    return jnp.einsum("BNTS,BSND->BTND", weights, value)
+def average(weights: Array, value: Array) -> Array:
+    """Returns values (B, S, N, D), or of fewer heads that neighbours share, averaged by weights (B, N, T, S)."""
+    batch, heads, queries, keys = weights.shape
+    grouped = weights.reshape(batch, value.shape[2], -1, queries, keys)
+    return jnp.einsum("BKGTS,BSKD->BTKGD", grouped, value).reshape(batch, queries, heads, -1)
 
 
 def implementation(query: Array, key: Array, mask: Array | None, bias: Array | None, causal: bool) -> str:

@@ -1,40 +1,76 @@
 """Layers of one shape as a scan: one program for any depth, the parameters stacked on a leading axis."""
 
+import re
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from deepmodels.errors import ConfigError
+from deepmodels.errors import ConfigError, unknown
+
+REMAT: dict[str, Callable | None] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "save_all": jax.checkpoint_policies.everything_saveable,
+}
+"""What the backward pass finds of a layer, beside what came in; it computes the rest once more.
+
+Chen, Xu, Zhang & Guestrin (2016), arXiv:1604.06174. "full" keeps nothing, and takes the least memory; "dots" the result
+of each product; "dots_no_batch" those of products with parameters, so not the attention's, which grow with the square
+of the length; "save_all" all.
+"""
 
 
 def scan_layers(
-    layer: nn.Module, call: Callable, carry: Any, xs: Any = None, *, length: int, unroll: int = 1, axis: int = 0
+    layer: nn.Module,
+    call: Callable,
+    carry: Any,
+    xs: Any = None,
+    *,
+    length: int,
+    unroll: int = 1,
+    axis: int = 0,
+    remat: str | None = None,
 ) -> tuple[Any, Any]:
     """Applies a module `length` times, each time with parameters of its own.
 
     Args:
-      layer: the module; its parameters, and its intermediates, get a leading axis of `length`.
+      layer: the module; its parameters, intermediates, "losses" and "balance" get a leading axis of `length`.
       call: (layer, carry, one entry of xs) -> (carry, one entry of the second result).
       carry: what goes from layer to layer.
       xs: arrays with an entry for each layer, or None.
       length: number of layers.
       unroll: layers per step of the scan; changes neither result nor parameters, but compile time and speed.
       axis: of the layers' entries in `xs` and in the second result.
+      remat: a key of `REMAT`: what the backward pass finds of each layer; changes neither result nor gradients. None
+        leaves it to the compiler.
 
     Returns:
       What the last layer carries on, and the entries of all layers.
 
+    Of parameters that `unstack` has taken apart the layers are a loop of the program's text, without intermediates.
+
     Raises:
-      ConfigError: there is no layer, or less than one in a step.
+      ConfigError: there is no layer, or less than one in a step, or `remat` isn't the name of a policy.
     """
     if length < 1:
         raise ConfigError(f"num_layers: expected at least 1, got {length}")
     if unroll < 1:
         raise ConfigError(f"unroll: expected at least 1, got {unroll}")
+    if layer.scope is not None and "0" in layer.variables.get("params", {}):
+        return _apart(layer, call, carry, xs, length, axis)
+    if remat is not None:
+        if remat not in REMAT:
+            raise unknown("remat policy", remat, REMAT)
+        # a scan keeps both passes apart by itself; of one that is unrolled whole, the compiler would join them again
+        call = nn.remat(call, policy=REMAT[remat], prevent_cse=unroll >= length)
     scan = nn.scan(
         call,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "intermediates": 0, "losses": 0, "balance": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=axis,
         out_axes=axis,
@@ -42,3 +78,43 @@ def scan_layers(
         unroll=min(unroll, length),
     )
     return scan(layer, carry, xs)
+
+
+def unstack(variables: dict[str, Any], name: str = "(.*_)?layers") -> dict[str, Any]:
+    """Returns parameters with those of scanned layers taken apart: {"layers": {"0": ..., "1": ...}}.
+
+    `scan_layers` takes either form. In a loop over tokens, XLA's CPU back end copies each layer's parameters out of the
+    stacked ones for each token; of these it reads them where they are. They are for applying a model only.
+
+    Args:
+      variables: {"params": ...}, or what is inside; what is apart already stays as it is.
+      name: a regular expression of the names that scanned layers have.
+    """
+
+    def split(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            key: _split(value) if re.fullmatch(name, key) and isinstance(value, dict) else split(value)
+            for key, value in tree.items()
+        }
+
+    return split(variables)
+
+
+def _split(stacked: dict[str, Any]) -> dict[str, Any]:
+    if "0" in stacked:
+        return stacked
+    length = jax.tree.leaves(stacked)[0].shape[0]
+    return {str(i): jax.tree.map(itemgetter(i), stacked) for i in range(length)}
+
+
+def _apart(layer: nn.Module, call: Callable, carry: Any, xs: Any, length: int, axis: int) -> tuple[Any, Any]:
+    """What `scan_layers` does, of parameters taken apart."""
+    ys = []
+    for i in range(length):
+        x = jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, i, axis, keepdims=False), xs)  # noqa: B023
+        own = {collection: tree[str(i)] for collection, tree in layer.variables.items()}
+        carry, y = call(layer.clone(parent=None).bind(own), carry, x)
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *ys)

@@ -7,7 +7,6 @@ N heads, D size of a head.
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,31 +15,13 @@ from jax import Array
 from deepmodels.errors import ConfigError
 from deepmodels.layers.attention import Attention, decoder_cache, key_mask
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.rms_norm import RMSNorm
 from deepmodels.layers.stack import scan_layers
 from deepmodels.models.variant import Variant, tokens
 
 Cache = dict[str, Array]
 
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-
-
-class RMSNorm(nn.Module):
-    """Divides each position by the root mean square of its channels. Zhang & Sennrich (2019), arXiv:1910.07467.
-
-    Takes (..., C) floats and returns the same shape and dtype; the mean is in float32 for bfloat16.
-
-    Attributes:
-      epsilon: added to the mean square.
-    """
-
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        wide = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
-        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.epsilon)
-        return (y * scale.astype(y.dtype).reshape((1,) * (x.ndim - 1) + x.shape[-1:])).astype(x.dtype)
 
 
 class RelativePosition(nn.Module):

@@ -4,42 +4,86 @@ What is averaged over tokens comes as a `Mean` with their number, so that parts 
 the padding of the last one all count for the tokens they have. "example_mask" (B,), where a batch has it, is 0 for
 rows that are padding.
 
-The model is called with a batch's "mask" (B, T), True where a position holds a token, and "segments" (B, T), by these
-names and only where the batch has them.
+The model is called with a batch's "mask" (B, T), True where a position holds a token, "segments" (B, T), and of packed
+batches "documents" (B, T) and "positions" (B, T), by these names and only where the batch has them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from deepmodels.errors import ConfigError
+from deepmodels.errors import ConfigError, unknown
 from deepmodels.metrics import Mean, Perplexity
 from deepmodels.objectives.classification import Batch, _at_least_float32, _mean
 
 IGNORED = -100  # the label of a position that counts for nothing, as in torch
 
 
-def language_modelling(forward, batch: Batch, key: jax.Array | None):
+def language_modelling(
+    forward,
+    batch: Batch,
+    key: jax.Array | None,
+    *,
+    chunk_size: int | None = None,
+    z_loss: float = 0.0,
+    auxiliary_losses: Mapping[str, float] | None = None,
+):
     """Cross-entropy of each token but the first with what the model expected from those before it.
+
+    Of a row that holds several documents, each one's first token counts for nothing: the batch has the loss that they
+    have as rows of their own, if the model keeps them apart too.
 
     Args:
       forward: `forward(tokens, key=key)` returns logits (B, T, V) of the token that follows each position, and the
         model's new variables.
-      batch: "tokens" (B, T) integers; optionally "mask", "segments" and "example_mask".
+      batch: "tokens" (B, T) integers; optionally "mask", "segments" and "example_mask"; "documents" (B, T) integers,
+        one number for each document of a row, and 0 where there is no token; and "loss_mask" (B, T) of bools, True for
+        the tokens to learn: of a conversation, those of the answers.
       key: randomness of the forward pass (dropout), or None.
+      chunk_size: positions of a row whose logits exist at one time, in either pass; they are computed twice. The model
+        is called with `project=False`, and has to return what has `hidden` (B, T, C) and `logits(hidden)`. None for all
+        positions at once.
+      z_loss: factor of the squared logarithm of the softmax's denominator, 1e-4 in Chowdhery et al. (2022),
+        arXiv:2204.02311, section 5: it keeps logits near 0.
+      auxiliary_losses: factors of what the model sows into the collection "losses" while it trains, by name, such as
+        {"load_balancing": 0.01}; of several layers the mean counts.
 
     Returns:
-      The loss in nats per token, and a pair of the metrics (loss, accuracy, perplexity) and the new variables.
+      The loss in nats per token, and a pair of the metrics and the new variables: loss; accuracy and perplexity, the
+      latter of the cross-entropy alone; and what the model sowed, by name.
+
+    Raises:
+      ConfigError: `chunk_size` isn't positive, or the model sows nothing of a name.
     """
-    tokens = batch["tokens"]
-    logits, variables = forward(tokens, key=key, **_named(batch, "mask", "segments"))
-    held = _held(batch, "mask", tokens)
+    tokens, held = batch["tokens"], _held(batch, "mask", batch["tokens"])
     # the last position counts for nothing, which costs less than a copy of the other logits
-    following = held & jnp.roll(held, -1, axis=1).at[:, -1].set(False)
-    metrics = _token_metrics(logits, jnp.roll(tokens, -1, axis=1), following)
-    return metrics["loss"].value, (metrics, variables)
+    following = jnp.roll(held, -1, axis=1).at[:, -1].set(False)
+    if "documents" in batch:
+        documents = batch["documents"]
+        held &= documents > 0
+        following &= documents == jnp.roll(documents, -1, axis=1)
+    if "loss_mask" in batch:
+        following &= jnp.roll(batch["loss_mask"], -1, axis=1)
+    named = _named(batch, "mask", "segments", "documents", "positions")
+    targets, counts = jnp.roll(tokens, -1, axis=1), held & following
+    if chunk_size is None:
+        logits, variables = forward(tokens, key=key, **named)
+        metrics = _token_metrics(logits, targets, counts, z_loss=z_loss)
+    else:
+        outputs, variables = forward(tokens, key=key, project=False, **named)
+        metrics = _chunked_metrics(outputs, targets, counts, chunk_size, z_loss=z_loss)
+    sown, variables = _sown(variables)
+    for name, factor in (auxiliary_losses or {}).items():
+        if name not in sown:
+            if key is None:  # evaluation: nothing is sown then
+                continue
+            raise unknown("auxiliary loss", name, sown)
+        whole = metrics["loss"]
+        metrics["loss"] = Mean(whole.total + factor * sown[name].astype(whole.total.dtype) * whole.weight, whole.weight)
+    return metrics["loss"].value, (metrics | sown, variables)
 
 
 def masked_lm(
@@ -342,12 +386,47 @@ def _hide(
     return hidden, chosen, rest
 
 
+def _sown(variables: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], Mapping[str, jax.Array]]:
+    """What a model sowed into "losses", by name and averaged over what has that name, and the other collections."""
+    found: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("losses", {})):
+        name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
+        found.setdefault(name, []).append(leaf.reshape(-1))
+    rest = {name: leaves for name, leaves in variables.items() if name != "losses"}
+    return {name: jnp.concatenate(parts).mean() for name, parts in found.items()}, rest
+
+
+def _chunked_metrics(
+    outputs, targets: jax.Array, counts: jax.Array, chunk_size: int, **options: float
+) -> dict[str, Mean]:
+    """As `_token_metrics`, of hidden states: logits are there for `chunk_size` positions at a time, in either pass."""
+    if chunk_size < 1:
+        raise ConfigError(f"chunk_size: expected at least 1, got {chunk_size}")
+    rows, length = targets.shape
+    size = min(chunk_size, length)
+    chunks = -(-length // size)
+
+    def split(x: jax.Array) -> jax.Array:
+        """(B, T, ...) as (chunks, B, size, ...)."""
+        x = jnp.pad(x, [(0, 0), (0, chunks * size - length), *[(0, 0)] * (x.ndim - 2)])
+        return x.reshape(rows, chunks, size, *x.shape[2:]).swapaxes(0, 1)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def metrics(hidden: jax.Array, targets: jax.Array, counts: jax.Array) -> dict[str, Mean]:
+        return _token_metrics(outputs.logits(hidden), targets, counts, **options)
+
+    parts = tuple(map(split, (outputs.hidden, targets, counts)))
+    _, sums = jax.lax.scan(lambda _, chunk: (None, metrics(*chunk)), None, parts)
+    return jax.tree.map(lambda x: x.sum(0), sums)
+
+
 def _token_metrics(
-    logits: jax.Array, targets: jax.Array, counts: jax.Array, label_smoothing: float = 0.0
+    logits: jax.Array, targets: jax.Array, counts: jax.Array, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> dict[str, Mean]:
     """Loss, accuracy and perplexity over the positions that count, all (B, T)."""
     logits = logits.astype(_at_least_float32(logits.dtype))
-    shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    shifted = logits - largest
     log_sum = jnp.log(jnp.exp(shifted).sum(-1))
     is_target = jnp.arange(logits.shape[-1], dtype=targets.dtype)[None, None] == targets[..., None]
     # a sum, as the gradient of indexing would be an array of zeros to scatter into
@@ -355,6 +434,8 @@ def _token_metrics(
     losses = surprise
     if label_smoothing:
         losses = (1 - label_smoothing) * surprise + label_smoothing * (log_sum - shifted.mean(-1))
+    if z_loss:
+        losses += z_loss * jnp.square(log_sum + largest[..., 0])
     weights = counts.astype(logits.dtype)
     right = _right(logits, targets).astype(logits.dtype)
     whole = Mean.of(surprise, weights)

@@ -37,7 +37,7 @@ def beam_search(
     step: Callable[[Array, PyTree], tuple[Array, PyTree]],
     state: PyTree,
     *,
-    start: int,
+    start: int | Array,
     end: int,
     batch_size: int,
     beam_size: int = 4,
@@ -49,13 +49,14 @@ def beam_search(
 
     A sequence's score is its log-probability divided by ((5 + length) / 6) ** length_penalty, equation 14 of Wu et al.
     (2016), arXiv:1609.08144. An example's search stops when none of the sequences that go on could still overtake the
-    last of those that have ended, or at `max_length`, where those that go on are kept if fewer have ended.
+    last of those that have ended, or at `max_length`, where those that go on are kept if fewer have ended. One
+    that ends counts if it is among the K best of its step, as fairseq and transformers have it.
 
     Args:
       step: `(tokens (N,), state) -> (logits (N, V), state)`, N = batch_size * beam_size: scores of the tokens that
         follow these.
       state: the model's before the start, arrays with `batch_size` entries along their batch axis.
-      start: the token that is given to the first step.
+      start: the token that is given to the first step, or one for each example, (batch_size,) int32.
       end: the token that ends a sequence.
       batch_size: B.
       beam_size: K; 1 is greedy decoding.
@@ -73,8 +74,8 @@ def beam_search(
         raise ConfigError(f"beam_size, max_length: expected 1 or more, got {beam_size} and {max_length}")
     axes = jax.tree.broadcast(batch_axis, state)
     wide = jax.tree.map(lambda x, axis: jnp.repeat(x, beam_size, axis), state, axes)
-    first = jnp.full((batch_size * beam_size,), start, jnp.int32)
-    shapes, _ = jax.eval_shape(step, first, wide)
+    starts = jnp.repeat(jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch_size,)), beam_size)
+    shapes, _ = jax.eval_shape(step, starts, wide)
     vocab = shapes.shape[-1]
     dtype = jnp.float32 if shapes.dtype.itemsize < 4 else shapes.dtype
     rows = jnp.arange(batch_size, dtype=jnp.int32)[:, None]
@@ -89,8 +90,8 @@ def beam_search(
 
     def advance(search: _Search) -> _Search:
         last = lax.dynamic_index_in_dim(search.tokens, search.index - 1, 2, keepdims=False)
-        last = jnp.where(search.index == 0, start, last)
-        logits, state = step(last.reshape(-1), search.state)
+        last = jnp.where(search.index == 0, starts, last.reshape(-1))
+        logits, state = step(last, search.state)
         logits = jax.nn.log_softmax(logits.astype(dtype)).reshape(batch_size, beam_size, vocab)
         log_probs = search.log_probs[..., None] + logits
         # twice as many as there are beams: however many of them end, enough go on
@@ -101,7 +102,8 @@ def beam_search(
 
         length = search.index + 1
         lengths = jnp.full(where.shape, length, jnp.int32)
-        scores = jnp.where(is_end, penalised(values, length), -jnp.inf)
+        counts = is_end & (jnp.arange(where.shape[1])[None] < beam_size)
+        scores = jnp.where(counts, penalised(values, length), -jnp.inf)
         ended = _best(Beams(*map(_joined, search.ended, (tokens, lengths, scores))), beam_size)
 
         values, kept = lax.top_k(jnp.where(is_end, -jnp.inf, values), beam_size)

@@ -3,6 +3,8 @@
 from deepmodels.tokenizers.builtin import Bytes as Bytes
 from deepmodels.tokenizers.builtin import Characters as Characters
 from deepmodels.tokenizers.builtin import Words as Words
+from deepmodels.tokenizers.chat import Chat as Chat
+from deepmodels.tokenizers.chat import load_chat as load_chat
 from deepmodels.tokenizers.files import load as load
 from deepmodels.tokenizers.files import train_bpe as train_bpe
 from deepmodels.tokenizers.tokenizer import Encoded as Encoded

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepmodels.errors import ConfigError
 
-ROLES = ("pad", "bos", "eos", "unk", "mask", "cls", "sep")
+ROLES = ("pad", "bos", "eos", "unk", "mask", "cls", "sep", "fim_prefix", "fim_suffix", "fim_middle")
 
 
 class Tokenizer:
@@ -16,7 +16,8 @@ class Tokenizer:
     Attributes:
       vocab_size: ids are 0 to vocab_size - 1.
       special: ids by what they are for, as far as the tokenizer has them: "pad", "bos" and "eos" (begin and end of a
-        sequence), "unk" (what it doesn't know), "mask", "cls" and "sep" (BERT's marks of a text). One id may have two.
+        sequence), "unk" (what it doesn't know), "mask", "cls" and "sep" (BERT's marks of a text), "fim_prefix",
+        "fim_suffix" and "fim_middle" (the parts of a text whose middle is to be written). One id may have two.
       sentinels: ids that stand for spans that were taken out, in their order; T5's <extra_id_0> and so on.
     """
 

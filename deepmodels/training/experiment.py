@@ -17,6 +17,7 @@ from deepmodels import augment, data, loading, models, objectives, parallel, tok
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import evaluate
+from deepmodels.training import lora
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of, master_dtype
 
@@ -37,6 +38,7 @@ class Experiment(NamedTuple):
     class_names: tuple[str, ...]
     abstract: TrainState  # shapes, dtypes and shardings
     init: Callable[..., TrainState]  # makes the first state, or all of it but the leaves given, where they belong
+    freeze: str | None  # pattern of the parameters that don't train
 
 
 def make(config: Mapping[str, Any]) -> Experiment:
@@ -51,7 +53,8 @@ def make(config: Mapping[str, Any]) -> Experiment:
     mesh = parallel.make_mesh(config.mesh)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate)
     model = models.create(**config.model)
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
+    optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
@@ -73,6 +76,10 @@ def make(config: Mapping[str, Any]) -> Experiment:
             variables = trees.map_named(lambda name, leaf: given.get(name, leaf), variables)
         variables = dict(cast_floats(variables, dtype))
         params = variables.pop("params", {})
+        variables.pop("losses", None)  # the objective's, anew in each step
+        if config.lora is not None:
+            adapters = {name: value for name, value in config.lora.items() if name != "train"}
+            params = lora.add(params, jax.random.fold_in(key, 1), **adapters)
         return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
 
     shapes = jax.eval_shape(init_state)
@@ -91,7 +98,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings),
+        jax.jit(init_state, out_shardings=shardings), freeze,
     )  # fmt: skip
 
 
@@ -109,7 +116,7 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
     if weights is None:
         return {}
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
-    places = {"params": x.abstract.params, **x.abstract.variables}
+    places = {"params": lora.without(x.abstract.params), **x.abstract.variables}
     try:
         arrays = loading.read_leaves(x.config.model.name, places, weights, **section)
     except (WeightsError, ConfigError) as error:
@@ -219,6 +226,8 @@ def make_reading(x: Experiment) -> Callable:
         call = _model_call(x.objective, bind(x.model, params, variables, train=False), batch)
         outputs = call.result[0]
         logits = outputs.get("masked_lm") if isinstance(outputs, dict) else outputs
+        if hasattr(logits, "hidden"):  # what the objective projects in chunks
+            return call.inputs, jax.lax.map(lambda x: logits.logits(x).argmax(-1), logits.hidden[:, None]).squeeze(1)
         words = x.sources["test"].target_tokenizer.vocab_size
         writes = logits is not None and logits.ndim == 3 and logits.shape[-1] >= words
         return call.inputs, logits.argmax(-1) if writes else None

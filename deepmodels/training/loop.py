@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, parallel, trees
+from deepmodels import cache, loading, parallel, trees
 from deepmodels import config as configs
 from deepmodels.analysis import summary
-from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, nearest
+from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.training import experiment
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
@@ -86,9 +86,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
-    freeze = config.optimizer.get("freeze")
-    if freeze:
-        say(_text(trainable_table(x.abstract.params, freeze)))
+    if x.freeze:
+        say(_text(trainable_table(x.abstract.params, x.freeze)))
     start = step = int(state.step)
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
     sinks = []
@@ -100,7 +99,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     train_step = compiled(
         make_train_step(
             x.model, x.objective, x.optimizer, seed=config.seed, precision=config.precision,
-            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name, freeze=freeze,
+            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name, freeze=x.freeze,
         ),
         x.mesh,
         jax.tree.map(lambda leaf: leaf.sharding, x.abstract),
@@ -157,6 +156,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
 
     metrics = evaluate_on("test", state)
     _write(sinks, step, metrics)
+    if config.lora is not None:
+        say(_adapter(x, workdir / "adapter", state))
     report = _report(x, workdir, state, metrics)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
@@ -313,6 +314,15 @@ def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> str:
         f"{x.config.init.weights}: {len(given):,} of {len(leaves):,} leaves, {trees.count(dict(given)):,} numbers; "
         f"new at random: {', '.join(new) or 'none'}"
     )
+
+
+def _adapter(x: Experiment, path: Path, state: TrainState) -> str:
+    """Writes what a run of LoRA has learned as peft does, where transformers has such a model."""
+    try:
+        loading.save_adapter(path, x.model, averaged_params(state.params, state.opt_state))
+    except WeightsError as error:
+        return f"no files for peft: {error}"
+    return f"adapter: {path}"
 
 
 def _text(table: Table) -> str:

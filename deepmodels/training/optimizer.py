@@ -7,6 +7,8 @@ An optimizer's section of a config reads
 """
 
 import functools
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -199,11 +201,55 @@ def adafactor(learning_rate: Schedule, weight_decay: float, mask: Callable, *, m
     )
 
 
-def muon(learning_rate: Schedule, weight_decay: float, mask: Callable, *, beta: float = 0.95, ns_steps: int = 5):
-    """Muon for matrices, AdamW for the rest. Jordan et al. (2024)."""
-    return optax.contrib.muon(
-        learning_rate, beta=beta, ns_steps=ns_steps, weight_decay=weight_decay, weight_decay_mask=mask
+def muon(
+    learning_rate: Schedule,
+    weight_decay: float,
+    mask: Callable,
+    *,
+    beta: float = 0.95,
+    ns_steps: int = 5,
+    b1: float = 0.9,
+    b2: float = 0.95,
+):
+    """Muon for hidden matrices, AdamW for the rest: embeddings, heads, norms, biases. Jordan et al. (2024).
+
+    Each matrix of layers or experts that are stacked is orthogonalised by itself, a convolution's kernel as one matrix
+    (height x width x in, out). Updates have the size of AdamW's, as in Liu et al. (2025), arXiv:2502.16982, section
+    2.2, so that one learning rate and one weight decay serve both. `beta` and `ns_steps` are Muon's, `b1` and `b2`
+    AdamW's.
+    """
+
+    def axes(tree: PyTree) -> PyTree:
+        return trees.map_named(_matrix_axes, tree)
+
+    def kinds(params: PyTree) -> PyTree:
+        return trees.map_named(lambda name, leaf: "other" if _matrix_axes(name, leaf) is None else "matrix", params)
+
+    def sized(name: str, update: jax.Array) -> jax.Array:
+        rows = math.prod(update.shape[axis] for axis in _matrix_axes(name, update).reduction_axis)
+        return 0.2 * math.sqrt(max(rows, update.shape[-1])) * update
+
+    matrix = optax.chain(
+        optax.contrib.scale_by_muon(beta=beta, ns_steps=ns_steps, weight_dimension_numbers=axes),
+        optax.stateless(lambda updates, _: trees.map_named(sized, updates)),
     )
+    return optax.chain(
+        optax.partition({"matrix": matrix, "other": optax.scale_by_adam(b1, b2)}, kinds),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+_HIDDEN = re.compile(r"(?!(.*/)?(head|[^/]*embed)/).*kernel")
+_CONV = re.compile(r"(.*/)?[^/]*conv[^/]*/kernel")
+
+
+def _matrix_axes(name: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a leaf are those of a matrix for Muon; None if it is none."""
+    if leaf.ndim < 2 or not _HIDDEN.fullmatch(name):
+        return None
+    window = min(2, leaf.ndim - 2) if _CONV.fullmatch(name) else 0
+    return optax.contrib.MuonDimensionNumbers(tuple(range(-2 - window, -1)), -1)
 
 
 OPTIMIZERS: dict[str, Callable] = {

@@ -11,6 +11,7 @@ from flax import linen as nn
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import statistics_over
 from deepmodels.metrics import Mean, values
+from deepmodels.training import lora
 from deepmodels.training.freeze import resting, without_gradient
 from deepmodels.trees import PyTree
 
@@ -62,17 +63,18 @@ def bind(
 
     Args:
       model: called as `model(*inputs, **named, train=train)`.
-      params: its parameters.
-      variables: its untrained collections; while training they come back changed.
+      params: its parameters, with adapters or without, see `deepmodels.training.lora`.
+      variables: its untrained collections; while training they come back changed, and with them, in the collection
+        "losses", what the model sows there for the objective.
       train: whether statistics are updated and dropout drops.
       axis_name: under `jax.pmap`, the axis over which batch statistics are taken, so that they are the whole batch's.
       freeze: pattern of the parameters that don't train; modules that have no others run as in evaluation.
     """
 
     def forward(*inputs: jax.Array, key: jax.Array | None = None, **named: jax.Array) -> tuple[PyTree, PyTree]:
-        mutable = list(variables) if train else False
+        mutable = [*variables, "losses"] if train else False
         rngs = {} if key is None else {"dropout": key}
-        with statistics_over(axis_name), resting(params, freeze):
+        with statistics_over(axis_name), resting(params, freeze), lora.adapting(params):
             result = model.apply(
                 {"params": params, **variables}, *inputs, **named, train=train, rngs=rngs, mutable=mutable
             )
@@ -110,7 +112,9 @@ def make_train_step(
 
     def loss_fn(params, variables, batch, key):
         params, batch = cast_floats((without_gradient(params, freeze), prepare(batch, key)), dtype)
-        return objective(bind(model, params, variables, train=True, axis_name=axis_name, freeze=freeze), batch, key)
+        forward = bind(model, params, variables, train=True, axis_name=axis_name, freeze=freeze)
+        loss, (metrics, variables) = objective(forward, batch, key)
+        return loss, (metrics, {name: leaves for name, leaves in variables.items() if name != "losses"})
 
     def gradients(params, variables, batch, key):
         grads, (metrics, variables) = jax.grad(loss_fn, has_aux=True)(params, variables, batch, key)

@@ -6,18 +6,22 @@ A row says how another library's name maps to a leaf of ours:
 
 `{n}` stands for a decimal number, `{stage+1}` for one that is larger by 1 than `stage`; the same fields stand on both
 sides. A target begins with its collection. Layers that are stacked by a scan have their number in brackets, behind the
-module or the leaf: "params/layers[{layer}]/dense1/kernel". A source may be one of several equal parts of an array's
-first axis: "layers.{layer}.qkv.weight[0/3]" for the first of three. A row without a target names keys that carry
-nothing; there, `{*}` stands for any text. The first row that fits a key and leads to a leaf of the model counts.
+module or the leaf: "params/layers[{layer}]/dense1/kernel"; so have experts inside them:
+"params/layers[{layer}]/experts[{expert}]/up/kernel". A source may be one of several equal parts of an array, of its
+first axis: "layers.{layer}.qkv.weight[0/3]" is the first of three; of its second: "[:,0/3]"; or every so many entries
+of its last: "[...,0::3]". A row without a target names keys that carry nothing; there, `{*}` stands for any text. The
+first row that fits a key and leads to a leaf of the model counts; of rows that lead to the same leaf, one whose names
+the source has.
 
 Both directions are strict: whatever isn't mapped, filled, or of the right shape and dtype is listed in one error.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -128,30 +132,35 @@ def to_ours(
     *,
     cast: bool = False,
     fresh: str | None = None,
+    shardings: PyTree | None = None,
 ) -> PyTree:
     """Returns the variables of a model from the arrays of another library.
 
+    One of the source's arrays is in memory at a time, if it reads them when they are asked for.
+
     Args:
-      source: arrays by the other library's names.
+      source: arrays by the other library's names, or what has their shape and dtype and becomes one by `np.asarray`.
       rules: the table of this model and library.
       variables: the model's variables, or their shapes and dtypes, as `jax.eval_shape(model.init, ...)` gives them.
       cast: whether a float of another precision may be converted to the model's; otherwise it is an error.
       fresh: a regular expression of leaves, without their collection, that aren't taken from the source: "head/.*" for
         a head with other classes. They come back as they are in `variables`.
+      shardings: where each leaf goes, in the form of `variables`, if not into numpy arrays: each device is given its
+        part of one leaf after the other, and a process reads nothing else.
 
     Returns:
-      numpy arrays in the form of `variables`.
+      numpy arrays in the form of `variables`, or JAX's where there are shardings.
 
     Raises:
       WeightsError: a key isn't known, a leaf isn't filled or is filled twice, or a shape or dtype differs.
     """
     rules = tuple(rules)
     source = _cut(source, rules)
-    slots = {name: slot for name, slot in _slots(variables, rules).items() if not is_fresh(slot.leaf, fresh)}
-    found: dict[str, np.ndarray] = {}
+    slots = _slots(variables, rules, source)
+    slots = {name: slot for name, slot in slots.items() if not is_fresh(slot.leaf, fresh)}
     filled_by: dict[str, str] = {}
     unknown, wrong = {}, []
-    for key, array in source.items():
+    for key, entry in source.items():
         rows = list(_matches(key, rules))
         row = next((row for row in rows if row[0] is None or row[0] in slots or is_fresh(row[0], fresh)), None)
         if row is None:
@@ -164,8 +173,9 @@ def to_ours(
             wrong.append(f"{key} and {filled_by[name]} both fill {name}")
             continue
         filled_by[name] = key
+        slots[name] = slots[name]._replace(transform=transform)
         try:
-            found[name] = _fit(array, transform, slots[name], cast)
+            _check_fit(entry, slots[name], cast)
         except ValueError as error:
             wrong.append(f"{key} {error}")
     missing = [name for name in slots if name not in filled_by]
@@ -179,17 +189,19 @@ def to_ours(
             "wrong": wrong,
         },
     )
-
-    rows: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[tuple[_Slot, _Entry]]] = {}
     for name, slot in slots.items():
-        rows.setdefault(slot.leaf, []).append(found[name])
+        parts.setdefault(slot.leaf, []).append((slot, source[filled_by[name]]))
 
-    def gather(name: str, leaf: Any) -> Any:
-        if name not in rows:
+    def gather(name: str, leaf: Any, sharding: Any = None) -> Any:
+        if name not in parts:
             return leaf
-        return rows[name][0] if name in found else np.stack(rows[name])
+        read = partial(_read_block, parts[name], tuple(leaf.shape), np.dtype(leaf.dtype))
+        if sharding is None:
+            return read((slice(None),) * len(leaf.shape))
+        return jax.make_array_from_callback(leaf.shape, sharding, read)
 
-    return trees.map_named(gather, variables)
+    return trees.map_named(gather, variables, *(() if shardings is None else (shardings,)))
 
 
 def from_ours(variables: PyTree, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
@@ -207,7 +219,7 @@ def from_ours(variables: PyTree, rules: Iterable[Rule]) -> dict[str, np.ndarray]
         elif slot.key in arrays:
             wrong.append(f"{name} is not the only leaf that is named {slot.key}")
         else:
-            leaf = leaves[slot.leaf] if slot.index is None else leaves[slot.leaf][slot.index]
+            leaf = leaves[slot.leaf][slot.index]
             arrays[slot.key] = np.asarray(slot.transform.inverse(np.asarray(leaf)), order="C")
     wrong += [f"{name} is only a part of {_whole(name)}" for name in _lone_parts(arrays)]
     _raise_any("the variables don't fit the table", {"not in the table": unknown, "wrong": wrong})
@@ -240,38 +252,79 @@ class _Slot(NamedTuple):
     """A leaf, or one layer of a stacked leaf: what it needs and where the other library has it."""
 
     leaf: str
-    index: int | None
+    index: tuple[int, ...]  # on the leaf's first axes
     shape: tuple[int, ...]
     dtype: np.dtype
     key: str | None
     transform: Transform
 
 
-def _slots(variables: PyTree, rules: Rules) -> dict[str, _Slot]:
+class _Entry(NamedTuple):
+    """An array of the source, which may be read when it is asked for, or a part of one."""
+
+    array: Any
+    part: Callable[[np.ndarray], np.ndarray] = lambda whole: whole
+
+    def read(self) -> np.ndarray:
+        return self.part(np.asarray(self.array))
+
+    def blank(self) -> np.ndarray:
+        """Zeros of its shape and dtype, that take no memory."""
+        return self.part(np.broadcast_to(np.zeros((), self.array.dtype), self.array.shape))
+
+
+def _slots(variables: PyTree, rules: Rules, source: Collection[str] | None = None) -> dict[str, _Slot]:
+    """All slots by name; where several rows lead to a leaf, by those whose names a source has, if there is one."""
+    found = [rule for rule in rules if source is None or any(_match(rule.source, key) is not None for key in source)]
     slots = {}
     for name, leaf in trees.flatten(variables).items():
-        key, transform = _origin(name, rules)
         shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-        rows = _rows(name, rules) if key is None and shape else None
-        if rows is None:
-            slots[name] = _Slot(name, None, shape, dtype, key, transform)
-        else:
-            for i in range(shape[0]):
-                slots[rows % i] = _Slot(name, i, shape[1:], dtype, *_origin(rows % i, rules))
+        rows = _rows(name, found) or _rows(name, rules) or name
+        depth = min(rows.count("[%d]"), len(shape))
+        for index in np.ndindex(*shape[:depth]):
+            slot = rows % index if depth else name
+            key, transform = _origin(slot, found)
+            if key is None:
+                key, transform = _origin(slot, rules)
+            slots[slot] = _Slot(name, index, shape[depth:], dtype, key, transform)
     return slots
 
 
-def _rows(name: str, rules: Rules) -> str | None:
-    """What the layers of a stacked leaf are called, "params/layers[%d]/dense1/kernel"; None if no row knows them."""
-    modules = name.replace("%", "%%").split("/")
-    for end in range(len(modules), 0, -1):
-        rows = "/".join(modules[:end]) + "[%d]" + "".join(f"/{module}" for module in modules[end:])
-        if _origin(rows % 0, rules)[0] is not None:
-            return rows
+class Origin(NamedTuple):
+    """Where another library has a leaf of ours, or one layer of a stacked leaf."""
+
+    leaf: str
+    index: tuple[int, ...]  # on the leaf's first axes
+    key: str | None  # of the whole array; None where the table has none
+    part: int  # which part of that array
+    parts: int  # how many it has
+    transform: Transform
+
+
+def origins(variables: PyTree, rules: Iterable[Rule]) -> list[Origin]:
+    """Returns where another library has each leaf of a model's variables, or of their shapes, by its table."""
+    found = []
+    for slot in _slots(variables, tuple(rules)).values():
+        part = None if slot.key is None else _PART.fullmatch(slot.key)
+        number, count = (0, 1) if part is None else (int(part[3]), int(part[5]))
+        key = None if slot.key is None else _whole(slot.key)
+        found.append(Origin(slot.leaf, slot.index, key, number, count, slot.transform))
+    return found
+
+
+_BRACKETS = re.compile(r"\[\{\w+(?:[+-]\d+)?\}\]")
+
+
+def _rows(name: str, rules: Iterable[Rule]) -> str | None:
+    """What the slots of a leaf are called, "params/layers[%d]/dense1/kernel", by the first row that leads to it."""
+    for rule in rules:
+        if rule.target is not None and _match(_BRACKETS.sub("", rule.target), name) is not None:
+            pairs = zip(name.replace("%", "%%").split("/"), rule.target.split("/"), strict=True)
+            return "/".join(own + "[%d]" if said.endswith("]") else own for own, said in pairs)
     return None
 
 
-def _origin(name: str, rules: Rules) -> tuple[str | None, Transform]:
+def _origin(name: str, rules: Iterable[Rule]) -> tuple[str | None, Transform]:
     """The other library's name of a leaf of ours, by the first row that has one."""
     for rule in rules:
         fields = None if rule.target is None else _match(rule.target, name)
@@ -292,40 +345,69 @@ def _matches(key: str, rules: Rules) -> Iterable[tuple[str | None, Transform]]:
 
 
 _INDEX = re.compile(r"\[\d+\]")
-_PART = re.compile(r"(.*)\[(\d+)/(\d+)\]", re.DOTALL)
+_PART = re.compile(r"(.*)\[(:,|\.\.\.,|)(\d+)(/|::)(\d+)\]", re.DOTALL)
+
+
+class _Part(NamedTuple):
+    """One of some equal parts of an array: where it is cut, and how many parts there are."""
+
+    axis: int
+    strided: bool
+    count: int
+
+    def cut(self, number: int, whole: np.ndarray) -> np.ndarray:
+        if self.strided:
+            return whole[..., number :: self.count]
+        return np.array_split(whole, self.count, axis=self.axis)[number]
+
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        if self.strided:
+            return np.stack(parts, -1).reshape(*parts[0].shape[:-1], -1)
+        return np.concatenate(parts, self.axis)
+
+    def name(self, whole: str, number: int) -> str:
+        where = "...," if self.strided else ":," if self.axis else ""
+        return f"{whole}[{where}{number}{'::' if self.strided else '/'}{self.count}]"
+
+
+def _part_of(name: str) -> tuple[str, _Part] | None:
+    """The name of the whole and the kind of part that a name stands for; None if it is of no part."""
+    found = _PART.fullmatch(name)
+    if found is None or (found[2] == "...,") != (found[4] == "::"):
+        return None
+    return found[1], _Part(-1 if found[4] == "::" else len(found[2]) // 2, found[4] == "::", int(found[5]))
 
 
 def _whole(name: str) -> str:
     """The name of the array that a name with a part at its end is a part of."""
-    part = _PART.fullmatch(name)
-    return part[1] if part else name
+    part = _part_of(name)
+    return part[0] if part else name
 
 
-def _parts(rules: Rules) -> dict[str, int]:
-    """The templates of arrays that rows take parts of, and into how many parts they are cut."""
-    found = (_PART.fullmatch(rule.source) for rule in rules)
-    return {part[1]: int(part[3]) for part in found if part}
+def _parts(rules: Rules) -> dict[str, _Part]:
+    """The templates of arrays that rows take parts of, and how they are cut."""
+    return dict(part for rule in rules if (part := _part_of(rule.source)))
 
 
-def _cut(source: Mapping[str, np.ndarray], rules: Rules) -> dict[str, np.ndarray]:
+def _cut(source: Mapping[str, Any], rules: Rules) -> dict[str, _Entry]:
     """The source with the arrays cut that rows take parts of."""
-    parts, arrays = _parts(rules), {}
+    parts, entries = _parts(rules), {}
     for key, array in source.items():
-        count = next((count for template, count in parts.items() if _match(template, key) is not None), None)
-        if count is None or np.ndim(array) == 0:
-            arrays[key] = array
+        part = next((part for template, part in parts.items() if _match(template, key) is not None), None)
+        if part is None or len(array.shape) <= max(part.axis, 0):
+            entries[key] = _Entry(array)
         else:
-            arrays |= {f"{key}[{i}/{count}]": part for i, part in enumerate(np.array_split(array, count))}
-    return arrays
+            entries |= {part.name(key, i): _Entry(array, partial(part.cut, i)) for i in range(part.count)}
+    return entries
 
 
 def _lone_parts(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """The parts whose other parts aren't there."""
-    found = {name: part for name in arrays if (part := _PART.fullmatch(name))}
+    found = {name: part for name in arrays if (part := _part_of(name))}
     return [
         name
-        for name, part in found.items()
-        if any(f"{part[1]}[{i}/{part[3]}]" not in arrays for i in range(int(part[3])))
+        for name, (whole, part) in found.items()
+        if any(part.name(whole, i) not in arrays for i in range(part.count))
     ]
 
 
@@ -333,19 +415,22 @@ def _joined(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays with their parts joined."""
     joined: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        part = _PART.fullmatch(name)
-        if part is None:
+        found = _part_of(name)
+        if found is None:
             joined[name] = array
-        elif part[1] not in joined:
-            joined[part[1]] = np.concatenate([arrays[f"{part[1]}[{i}/{part[3]}]"] for i in range(int(part[3]))])
+        elif found[0] not in joined:
+            whole, part = found
+            joined[whole] = part.join([arrays[part.name(whole, i)] for i in range(part.count)])
     return joined
 
 
-def _fit(array: np.ndarray, transform: Transform, slot: _Slot, cast: bool) -> np.ndarray:
-    is_text = f"is {array.dtype}{list(array.shape)}"
+def _check_fit(entry: _Entry, slot: _Slot, cast: bool) -> None:
+    """Raises ValueError if an array can't become what a slot needs."""
+    blank = entry.blank()
+    is_text = f"is {blank.dtype}{list(blank.shape)}"
     wants = f"{slot.leaf} needs {slot.dtype}{list(slot.shape)}"
     try:
-        fitted = transform.forward(array)
+        fitted = slot.transform.forward(blank)
     except ValueError:
         raise ValueError(f"{is_text}, which can't become what {wants}") from None
     if fitted.shape != slot.shape:
@@ -354,8 +439,20 @@ def _fit(array: np.ndarray, transform: Transform, slot: _Slot, cast: bool) -> np
         floats = jnp.issubdtype(fitted.dtype, np.floating) and jnp.issubdtype(slot.dtype, np.floating)
         if not floats or not cast:
             raise ValueError(f"{is_text}, but {wants}" + ("; cast=True converts it" if floats else ""))
-        fitted = fitted.astype(slot.dtype)
-    return np.array(fitted, order="C")  # a copy: the source may be a view of a file, or the caller's own
+
+
+def _read_block(
+    parts: list[tuple[_Slot, _Entry]], shape: tuple[int, ...], dtype: np.dtype, block: tuple[slice, ...]
+) -> np.ndarray:
+    """A block of a leaf, from the arrays that its slots are read from."""
+    places = [range(*cut.indices(size)) for cut, size in zip(block, shape, strict=True)]
+    values = np.empty([len(place) for place in places], dtype)  # a copy: the source may be the caller's own
+    for slot, entry in parts:
+        depth = len(slot.index)
+        if all(i in place for i, place in zip(slot.index, places, strict=False)):
+            where = tuple(i - place[0] for i, place in zip(slot.index, places, strict=False))
+            values[where] = slot.transform.forward(entry.read())[block[depth:]]
+    return values
 
 
 _FIELD = re.compile(r"\{(\*|\w+)([+-]\d+)?\}")

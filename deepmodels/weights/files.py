@@ -5,6 +5,7 @@ to hold is compared with its size before memory is taken for it.
 """
 
 import ast
+import functools
 import hashlib
 import json
 import math
@@ -42,7 +43,7 @@ _MAX_DIMENSIONS = 32
 _MAX_NPY_HEADER = 10_000  # characters, as in numpy
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, *, stored: bool = False) -> dict[str, Any]:
     """Returns the arrays of a file or folder by the names they have there.
 
     The format is found by content: safetensors, torch's `.pth`, `.pt` and `.bin`, npz, Flax msgpack; a folder with one
@@ -50,12 +51,17 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     slashes ("params/conv1/kernel"). Of a training run's checkpoint, only the model's variables are read. Arrays may
     be read-only.
 
+    Args:
+      path: the file or folder.
+      stored: whether arrays of safetensors stay in their files: they come as what has their shape and dtype, and is
+        read by `np.asarray`.
+
     Raises:
       WeightsError: there is no such file, its format isn't known, it is damaged, or it isn't safe to read.
     """
     path = Path(path)
     try:
-        arrays = _read_folder(path) if path.is_dir() else _reader(path)(path)
+        arrays = _read_folder(path, stored) if path.is_dir() else _reader(path, stored)(path)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file or folder") from None
     except (OSError, MemoryError) as error:
@@ -98,6 +104,43 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: M
         raise WeightsError(f"{path} can't be written: {error}") from error
 
 
+def write_parts(folder: Path, name: str, arrays: Mapping[str, np.ndarray], largest: int) -> None:
+    """Writes arrays to NAME.safetensors, or to parts of at most `largest` bytes, or of one array, and their index.
+
+    Args:
+      folder: an existing one.
+      name: of the file, without its suffix.
+      arrays: by name.
+      largest: bytes of a part.
+
+    Raises:
+      WeightsError: as `write` does.
+    """
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for key, array in arrays.items():
+        if parts[-1] and size + array.nbytes > largest:
+            parts.append({})
+            size = 0
+        parts[-1][key] = array
+        size += array.nbytes
+    if len(parts) == 1:
+        write(folder / f"{name}.safetensors", arrays, {"format": "pt"})
+        return
+    places = {}
+    for number, part in enumerate(parts, 1):
+        file = f"{name}-{number:05}-of-{len(parts):05}.safetensors"
+        write(folder / file, part, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    total = sum(array.nbytes for array in arrays.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    try:
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+        (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{folder} can't be written to: {error}") from error
+
+
 def locate(folder: Path) -> list[Path]:
     """Returns the files that a folder's weights are in: one, or an index and the parts it names.
 
@@ -126,13 +169,13 @@ def sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+def _reader(path: Path, stored: bool = False) -> Callable[[Path], dict[str, Any]]:
     if path.name.endswith(".index.json"):
-        return _read_parts
+        return functools.partial(_read_parts, stored=stored)
     with open(path, "rb") as file:
         head = file.read(16)
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[5:8] == bytes(3)):
-        return safetensors_file.read
+        return safetensors_file.describe if stored else safetensors_file.read
     if head.startswith(b"PK\x03\x04"):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -156,18 +199,18 @@ def _is_msgpack(head: bytes) -> bool:
     return 0xA0 <= first <= 0xBF or first == 0xD9
 
 
-def _read_folder(path: Path) -> dict[str, np.ndarray]:
+def _read_folder(path: Path, stored: bool) -> dict[str, Any]:
     if (path / "_CHECKPOINT_METADATA").is_file() or (path / "_METADATA").is_file():
         return _read_orbax(path)
     main, *_ = locate(path)
-    return _reader(main)(main)
+    return _reader(main, stored)(main)
 
 
-def _read_parts(path: Path) -> dict[str, np.ndarray]:
+def _read_parts(path: Path, stored: bool) -> dict[str, Any]:
     """The arrays of a model in parts, from the index that says in which part each is."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for part, names in _parts(path).items():
-        own = _reader(part)(part)
+        own = _reader(part, stored)(part)
         if own.keys() != names:
             odd = sorted(own.keys() ^ names)
             raise WeightsError(f"{path}: {part.name} hasn't the arrays that are listed for it: {', '.join(odd[:5])}")

@@ -6,50 +6,15 @@ bert-base/config.json  model.safetensors (or shards and an index)  tokenizer.jso
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, t5, vit
+from deepmodels.weights import bert, deepseek, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
+from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
-CONFIG = "config.json"
-_LARGEST = 10_000_000  # of a config's sizes
 _MAX_CONFIG = 16 * 2**20  # bytes
 _MAX_VOCABULARY = 256 * 2**20
-
-
-class Layout(NamedTuple):
-    """How a type of transformers' models corresponds to a class of ours.
-
-    Attributes:
-      family: the file of ours, "bert".
-      prefix: of transformers' classes, "Bert" of "BertForMaskedLM".
-      fields: our argument -> (name in config.json, what holds where it isn't there).
-      fixed: what config.json must say of the rest, if it does: ours can't be anything else.
-      arguments: ours that follow from the type.
-      heads: what stands behind the prefix of a class -> our arguments.
-      rules: our arguments -> the table of weights.
-      derived: (config.json, names of the weights) -> arguments of ours that aren't a field of its own.
-      written: our arguments -> what config.json says besides.
-    """
-
-    family: str
-    prefix: str
-    fields: Mapping[str, tuple[str, Any]]
-    fixed: Mapping[str, Any]
-    arguments: Mapping[str, Any]
-    heads: Mapping[str, Mapping[str, Any]]
-    rules: Callable[[Mapping[str, Any]], Rules]
-    derived: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]] = lambda config, names: {}
-    written: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda arguments: {}
-
-
-class Described(NamedTuple):
-    """What a config.json says: the family, the arguments of its class, the table of the weights."""
-
-    family: str
-    arguments: dict[str, Any]
-    rules: Rules
 
 
 _BERT_FIELDS = {
@@ -164,21 +129,22 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
         _VIT_FIELDS | {"layer_scale": ("layerscale_value", 1.0), "epsilon": ("layer_norm_eps", 1e-6)},
         *(_VIT_FIXED | {"use_swiglu_ffn": False}, dict(antialias=False), {"Model": {"num_classes": 0}}),
         lambda arguments: vit.DINOV2,
-        lambda config, names: {
-            "mlp_size": int(_number(config, "mlp_ratio", 4.0) * _number(config, "hidden_size", 768))
-        },
+        lambda config, names: {"mlp_size": int(number(config, "mlp_ratio", 4.0) * number(config, "hidden_size", 768))},
         lambda arguments: {"mlp_ratio": arguments["mlp_size"] // arguments["hidden_size"], "use_mask_token": False},
     ),
+    **gpt.LAYOUTS,
+    **llama.LAYOUTS,
+    **deepseek.LAYOUTS,
 }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Returns what a folder's config.json says.
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Returns what a folder's config.json, or another such file, says.
 
     Raises:
       WeightsError: there is none, or it isn't one.
     """
-    return _read_json(folder / CONFIG, _MAX_CONFIG)
+    return _read_json(folder / name, _MAX_CONFIG)
 
 
 def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
@@ -202,7 +168,7 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     for name, value in layout.fixed.items():
         if config.get(name, value) != value:
             raise WeightsError(f"{CONFIG}: {name} is {config[name]!r}, but only {value!r} is implemented")
-    arguments = {ours: _number(config, theirs, default) for ours, (theirs, default) in layout.fields.items()}
+    arguments = {ours: number(config, theirs, default) for ours, (theirs, default) in layout.fields.items()}
     for ours, value in arguments.items():
         if ours.endswith("layers") and value is not None and value > len(names):
             said = f"{layout.fields[ours][0]} is {value}, but there are only {len(names)} arrays of weights"
@@ -210,20 +176,8 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     arguments |= dict(layout.arguments) | layout.derived(config, names) | dict(classes[named[0]])
     if "Classification" in named[0]:
         labels = config.get("id2label")
-        arguments["num_classes"] = len(labels) if isinstance(labels, dict) else _number(config, "num_labels", 2)
+        arguments["num_classes"] = len(labels) if isinstance(labels, dict) else number(config, "num_labels", 2)
     return Described(layout.family, arguments, layout.rules(arguments))
-
-
-def _number(config: Mapping[str, Any], name: str, default: float | None) -> Any:
-    """What a config says under a name; a whole number, unless what holds where it says nothing isn't one."""
-    value = config.get(name)
-    if value is None:
-        return default
-    kinds = (int, float) if isinstance(default, float) else (int,)
-    if type(value) not in kinds or not 0 <= value <= _LARGEST:
-        kind = "number" if float in kinds else "natural number"
-        raise WeightsError(f"{CONFIG}: {name} is {value!r}, not a {kind} of up to {_LARGEST:,}")
-    return value
 
 
 def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Rules]:
@@ -238,6 +192,8 @@ def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     """
     for model_type, layout in LAYOUTS.items():
         if layout.family != family or any(arguments[ours] != value for ours, value in layout.arguments.items()):
+            continue
+        if not layout.fits(arguments):
             continue
         if ("padding_index" in layout.fields) != (arguments.get("padding_index") is not None):
             continue

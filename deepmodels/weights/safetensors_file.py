@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +27,41 @@ _MAX_HEADER = 100_000_000  # bytes, as in the format's own library
 _MAX_BYTES = 2**48  # of one array, counting an empty axis as one: numpy can't hold the shape of a larger one
 
 
+class Stored(NamedTuple):
+    """An array that is in a file, and is read from it by `np.asarray`, each time anew."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int  # bytes from the beginning of the file
+    size: int  # bytes
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """Returns it.
+
+        Raises:
+          WeightsError: the file is shorter than it was.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(self.begin)
+            values = np.fromfile(file, np.uint8, self.size)
+        if len(values) != self.size:
+            raise WeightsError(f"{self.path} has become shorter while it was read")
+        values = values.view(self.dtype).reshape(self.shape)
+        return values if dtype is None else values.astype(dtype)
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name.
+
+    Raises:
+      WeightsError: the file is damaged or isn't in this format.
+    """
+    return {name: np.asarray(stored) for name, stored in describe(path).items()}
+
+
+def describe(path: Path) -> dict[str, Stored]:
+    """Returns the arrays of a file by name, none of them read.
 
     Raises:
       WeightsError: the file is damaged or isn't in this format.
@@ -45,9 +78,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 end = stop
             if end != size:
                 raise ValueError(f"the header describes {end:,} bytes of data, the file has {size:,}")
-            return {name: _read_array(file, start, *entry) for name, entry in entries.items()}
         except (ValueError, RecursionError) as error:
             raise WeightsError(f"{path} isn't a safetensors file that can be used: {error}") from error
+    return {
+        name: Stored(path, dtype, shape, start + begin, stop - begin)
+        for name, (dtype, shape, begin, stop) in entries.items()
+    }
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -115,10 +151,3 @@ def _entry(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
 
 def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _read_array(
-    file: BinaryIO, start: int, dtype: np.dtype, shape: tuple[int, ...], begin: int, end: int
-) -> np.ndarray:
-    file.seek(start + begin)
-    return np.fromfile(file, np.uint8, end - begin).view(dtype).reshape(shape)

@@ -36,7 +36,7 @@ def minimise(section, steps=200):
     return carry, losses
 
 
-RATES = {"sgd": 0.1, "momentum": 0.05, "nesterov": 0.05, "adagrad": 0.5, "adafactor": 0.3, "muon": 0.05}
+RATES = {"sgd": 0.1, "momentum": 0.05, "nesterov": 0.05, "adagrad": 0.5, "adafactor": 0.3, "muon": 0.2}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -44,6 +44,46 @@ def test_every_optimizer_minimises(name):
     section = {"name": name, "learning_rate": RATES.get(name, 0.05), "schedule": {"name": "cosine"}, "clip_norm": 10.0}
     _, losses = minimise(section)
     assert losses[-1] < 0.05 * losses[0]
+
+
+def test_muon_orthogonalises_each_hidden_matrix_and_leaves_the_rest_to_adamw():
+    def update(**shapes):
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        params = {
+            name: {leaf: jax.random.normal(key, shape)}
+            for key, (name, (leaf, shape)) in zip(keys, shapes.items(), strict=True)
+        }
+        optimizer, _ = make_optimizer({"name": "muon", "learning_rate": 1.0}, 1)
+        updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        return params, {name: np.asarray(*leaves.values()) for name, leaves in updates.items()}
+
+    params, updates = update(
+        layers=("kernel", (3, 8, 6)), experts=("kernel", (2, 3, 8, 6)), stem_conv=("kernel", (2, 2, 3, 5)),
+        blocks_conv=("kernel", (2, 2, 2, 3, 5)), token_embed=("embedding", (12, 6)), head=("kernel", (6, 5)),
+        norm=("scale", (3, 6)), patch_embed=("kernel", (2, 2, 3, 5)), dense=("bias", (6,)),
+    )  # fmt: skip
+    for name, columns in dict(layers=8, experts=8, stem_conv=12, blocks_conv=12).items():
+        matrices = updates[name].reshape(-1, columns, updates[name].shape[-1]) / (0.2 * columns**0.5)
+        values = np.linalg.svd(matrices, compute_uv=False)
+        assert values.min() > 0.5, name
+        assert values.max() < 1.3, name
+    alone = update(layers=("kernel", (3, 8, 6)))
+    one, _ = make_optimizer({"name": "muon", "learning_rate": 1.0}, 1)
+    single = {"layers": {"kernel": alone[0]["layers"]["kernel"][1]}}
+    expected, _ = one.update(single, one.init(single), single)
+    np.testing.assert_allclose(alone[1]["layers"][1], expected["layers"]["kernel"], rtol=1e-4, atol=1e-5)
+    for name in ("token_embed", "head", "norm", "patch_embed", "dense"):  # the first step of Adam is the sign
+        np.testing.assert_allclose(updates[name], -np.sign(*params[name].values()), rtol=1e-3, err_msg=name)
+
+
+def test_muon_decays_what_matches_whoever_updates_it():
+    section = {"name": "muon", "learning_rate": 0.1, "weight_decay": 0.5}
+    optimizer, _ = make_optimizer(section, 1)
+    params = {name: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for name in ("dense", "head")}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    for name in params:
+        np.testing.assert_allclose(updates[name]["kernel"], -0.05, rtol=1e-6)
+        np.testing.assert_array_equal(updates[name]["bias"], 0)
 
 
 def test_weight_decay_touches_matching_leaves_only():
