@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepmodels.analysis import info, summary
     from deepmodels.config import load as load_config
     from deepmodels.generation import generate
-    from deepmodels.loading import convert, load
+    from deepmodels.loading import convert, load, load_folder, save_folder
     from deepmodels.models import create, list_models
     from deepmodels.training import evaluate, train
 
@@ -29,6 +29,8 @@ _PLACES = {
     "summary": ("deepmodels.analysis", "summary"),
     "info": ("deepmodels.analysis", "info"),
     "load": ("deepmodels.loading", "load"),
+    "load_folder": ("deepmodels.loading", "load_folder"),
+    "save_folder": ("deepmodels.loading", "save_folder"),
     "convert": ("deepmodels.loading", "convert"),
     "generate": ("deepmodels.generation", "generate"),
     "load_config": ("deepmodels.config", "load"),
@@ -46,6 +48,8 @@ __all__ = [
     "list_models",
     "load",
     "load_config",
+    "load_folder",
+    "save_folder",
     "summary",
     "train",
 ]

@@ -59,6 +59,79 @@ def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     _show(options, done._asdict(), lambda: [text])
 
 
+def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.generate(MODEL, VARIABLES, PROMPTS, tokenizer=..., temperature=..., ...)"""
+    from deepmodels import cache, generation, tokenizers
+
+    cache.enable()
+    model, variables, folder = _decoder(options.model, options.weights)
+    draft = None if options.draft is None else _decoder(options.draft, None)[:2]
+    place = options.tokenizer or folder
+    if place is None:
+        raise ConfigError(f"{options.model!r} is no folder with a tokenizer: give --tokenizer")
+    tokenizer = tokenizers.load(place)
+    prompts = options.prompt
+    if options.chat:
+        chat = tokenizers.load_chat(place)
+        system = [] if options.system is None else [{"role": "system", "content": options.system}]
+        texts = [chat.render([*system, {"role": "user", "content": prompt}]) for prompt in prompts]
+        prompts = [tokenizer.encode(text) for text in texts]  # the template writes all special tokens itself
+    elif options.system is not None:
+        raise ConfigError("--system is for a chat: give --chat")
+    live = len(prompts) == 1 and options.num_beams == 1 and not options.json
+
+    def tell(number: int, piece: str) -> None:
+        print(piece, end="", flush=True)
+
+    completions = generation.generate(
+        model,
+        variables,
+        prompts,
+        tokenizer=tokenizer,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        num_beams=options.num_beams,
+        end_tokens=None if folder is None else generation.end_tokens_of(folder),
+        stop=options.stop,
+        draft=draft,
+        draft_tokens=options.draft_tokens,
+        quantized=options.int8_cache,
+        seed=options.seed,
+        on_text=tell if live else None,
+    )
+    if live:
+        print()
+        return
+    rows = [{"prompt": p, **c._asdict()} for p, c in zip(options.prompt, completions, strict=True)]
+    _show(options, rows, lambda: [f"{row['prompt']}\n> {row['text']}" for row in rows])
+
+
+def _decoder(name: str, weights: str | None):
+    """A model that writes texts, its variables in float32, and the folder it comes from, if it comes from one."""
+    from deepmodels import loading, models
+    from deepmodels.weights import hub
+
+    if name in models.MODELS:
+        if weights is None:
+            raise ConfigError(f"--model {name}: a name says the sizes only: give --weights too, or a model's folder")
+        model, variables = loading.load(name, weights, cast=True)
+        folder = None
+    else:
+        if weights is not None:
+            raise ConfigError(
+                f"--weights is for a model by its name, and {name!r} is none: `deepmodels list` shows them"
+            )
+        folder = hub.find(name)
+        model, variables = loading.load_folder(folder, cast=True)
+    if not hasattr(model, "extend"):
+        raise ConfigError(f"--model {name}: a {type(model).__name__} doesn't write texts token by token")
+    return model, variables, folder
+
+
 def train_tokenizer(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """deepmodels.tokenizers.train_bpe(FILES, vocab_size, OUT, special=...)"""
     from deepmodels import tokenizers
@@ -161,6 +234,33 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", default="torchvision", help="whose names a .safetensors gets (default: torchvision)")
     sub.add_argument("--num-classes", type=int, help="where it isn't the model's own")
     sub.add_argument("--cast", action="store_true", help="convert floats of another precision")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("sample", sample, "Let a language model go on with a text, or answer in a chat.")
+    sub.add_argument(
+        "--model", required=True, metavar="FOLDER_OR_NAME", help="a model's folder, owner/name on the hub, or a name"
+    )
+    sub.add_argument("--weights", metavar="FILE", help="of a model by its name")
+    sub.add_argument("--tokenizer", metavar="PATH", help="where it isn't in the model's folder")
+    sub.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
+    sub.add_argument(
+        "--chat", action="store_true", help="the prompt is a user's message, by the folder's chat template"
+    )
+    sub.add_argument("--system", metavar="TEXT", help="what a chat begins with")
+    sub.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
+    sub.add_argument("--temperature", type=float, metavar="X", help="draws tokens; default: the likeliest each time")
+    sub.add_argument("--top-k", type=int, metavar="N", help="draws from the likeliest N")
+    sub.add_argument("--top-p", type=float, metavar="P", help="draws from the likeliest with probability P together")
+    sub.add_argument("--min-p", type=float, metavar="P", help="draws from those with P of the likeliest's probability")
+    sub.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 against repetition")
+    sub.add_argument("--num-beams", type=int, default=1, metavar="N", help="a beam search")
+    sub.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be given again")
+    sub.add_argument("--draft", metavar="FOLDER", help="a smaller model that guesses ahead")
+    sub.add_argument(
+        "--draft-tokens", type=int, default=4, metavar="N", help="tokens it guesses at a time (default: 4)"
+    )
+    sub.add_argument("--int8-cache", action="store_true", help="keep keys and values in int8")
+    sub.add_argument("--seed", type=int, default=0, help="of what is drawn")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = commands.add_parser("tokenizer", help="Train a tokenizer.", allow_abbrev=False)

@@ -17,8 +17,9 @@ from deepmodels import models, trees
 from deepmodels.errors import ConfigError, WeightsError, unknown
 from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, hub, peft, table
+from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, peft, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
+from deepmodels.weights.quantised import dequantised
 
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
 
@@ -113,8 +114,10 @@ def load_folder(
     weights are one file or shards with an index. Safetensors are read one array after the other, so that in memory is
     what has been placed and one array more.
 
+    A file of llama.cpp is read likewise: `load_folder("SmolLM2-135M-Instruct.Q4_1.gguf")`, with the extra `gguf`.
+
     Args:
-      path: the folder.
+      path: the folder, or a `.gguf` file.
       cast: whether floats of another precision than `dtype` are converted.
       dtype: of the parameters: "float32", in which they train, or "bfloat16", which takes half.
       mesh: where the parameters go, by `deepmodels.parallel.shardings`; by default all to one device.
@@ -127,11 +130,13 @@ def load_folder(
     if dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", str(dtype), ("float32", "bfloat16"))
     place = Path(path)
-    config = folder.read_config(place)
-    arrays = files.read(place, stored=True)
-    described = folder.describe(config, arrays)
-    if "vocab_size" in described.arguments:
-        folder.check_vocabulary(place, described.arguments["vocab_size"])
+    if place.suffix == ".gguf":
+        arrays, described = gguf_file.describe(place)
+    else:
+        config, arrays = dequantised(folder.read_config(place), files.read(place, stored=True))
+        described = folder.describe(config, arrays)
+        if "vocab_size" in described.arguments:
+            folder.check_vocabulary(place, described.arguments["vocab_size"])
     model = _FOLDER_CLASSES[described.family](**described.arguments)
     abstract = jax.eval_shape(model.init, jax.random.key(0), *_shortest(model))
     return model, _placed(arrays, described.rules, abstract, cast, dtype, mesh)
@@ -151,13 +156,23 @@ def _placed(
     return to_ours(arrays, rules, abstract, cast=cast, shardings=where)
 
 
-def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) -> None:
-    """Writes a model as a folder that transformers loads: config.json and model.safetensors.
+def save_folder(
+    path: str | os.PathLike,
+    model: nn.Module,
+    variables: PyTree,
+    *,
+    special: Mapping[str, int] | None = None,
+    largest_file: int = 5 * 10**9,
+) -> None:
+    """Writes a model as a folder that transformers loads: config.json, and model.safetensors or parts and an index.
 
     Args:
       path: the folder; it is made, and files of these names in it are replaced.
       model: of a family in `deepmodels.weights.folder.LAYOUTS`.
-      variables: its parameters.
+      variables: its parameters, each in its own precision.
+      special: ids that config.json has by role, as `Tokenizer.special` has them: {"bos": 1, "eos": 2}. The tokenizer
+        itself is written by its `save`.
+      largest_file: bytes of a file, above which there are several.
 
     Raises:
       WeightsError: transformers has no such model, or the folder can't be written to.
@@ -165,14 +180,20 @@ def save_folder(path: str | os.PathLike, model: nn.Module, variables: PyTree) ->
     family = type(model).__module__.rpartition(".")[2]
     arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
     config, rules = folder.config_of(family, arguments)
+    for role in ("bos", "eos", "pad"):
+        if role in (special or {}):
+            config[f"{role}_token_id"] = special[role]
     arrays = from_ours(variables, rules)
+    if any(array.dtype == jnp.bfloat16 for array in arrays.values()):
+        config["dtype"] = "bfloat16"
     place = Path(path)
     try:
         place.mkdir(parents=True, exist_ok=True)
         (place / folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (place / f"{_FILE}.safetensors.index.json").unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{place} can't be written to: {error}") from error
-    files.write(place / "model.safetensors", arrays, {"format": "pt"})
+    files.write_parts(place, _FILE, arrays, largest_file)
 
 
 def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> None:
@@ -220,7 +241,16 @@ def _folder_rules(model: nn.Module) -> Rules:
     return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})[1]
 
 
-_FOLDER_CLASSES = {"bert": models.bert.Bert, "llama": models.llama.Llama, "t5": models.t5.T5, "vit": models.vit.ViT}
+_FILE = "model"
+
+_FOLDER_CLASSES = {
+    "bert": models.bert.Bert,
+    "deepseek": models.deepseek.DeepSeek,
+    "gpt": models.gpt.GPT,
+    "llama": models.llama.Llama,
+    "t5": models.t5.T5,
+    "vit": models.vit.ViT,
+}
 
 
 def _shortest(model: nn.Module) -> list[jax.Array]:

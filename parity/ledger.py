@@ -7,7 +7,8 @@ For each model the other library's one is built and given random weights and sta
 read through our reader and our table of names. Then the two are compared: parameters; logits in float32, as they are
 used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with
 batch statistics, logits and running statistics in training mode. Models of text are compared with transformers', by way
-of a folder that it saves: what comes out of a padded text, and the gradient of the embedding. PARITY.md and parity.csv
+of a folder that it saves: what comes out of a padded text, the gradient of the embedding, and the tokens that a decoder
+writes. PARITY.md and parity.csv
 beside this folder hold the rows; a row is replaced when its model is measured again.
 """
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from deepmodels import loading, models, trees, weights
+from deepmodels import generation, loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
 from deepmodels.weights import files, folder
 from deepmodels.weights.convert import Rules, to_ours
@@ -32,7 +33,8 @@ from deepmodels.weights.convert import Rules, to_ours
 ROOT = Path(__file__).parent.parent
 COLUMNS = (
     "model", "source", "version", "parameters", "theirs", "input", "logits max abs", "their rounding",
-    "logits max rel", "gradient max rel", "training logits max rel", "statistics max rel", "date", "jax", "command",
+    "logits max rel", "gradient max rel", "training logits max rel", "statistics max rel", "greedy tokens", "date",
+    "jax", "command",
 )  # fmt: skip
 SOURCES = ("torchvision", "timm")
 WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
@@ -48,7 +50,11 @@ ARGUMENTS = {
 OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices of words it ties
     *("bert_tiny", "bert_mini", "bert_small", "bert_medium", "bert_base", "bert_large", "bert_base_cased"),
     *("bert_large_cased", "roberta_base", "distilbert", "all_minilm_l6_v2", "t5_small", "t5_base"),
+    *("gpt1", "gpt2", "gpt2_medium"),
+    *("gemma3_270m", "smollm2_135m", "smollm2_360m"),
+    *("llama_tiny", "mixtral_tiny", "gemma3_tiny", "deepseek_tiny"),  # for all those that are too large
 )
+DECODED = 32  # tokens that both write behind a prompt
 LENGTH = 128  # of texts
 LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
@@ -119,15 +125,18 @@ def compare_text(name: str) -> dict[str, Any]:
 
     def ours_of(variables: Any) -> jax.Array:
         output = model.apply(variables, **inputs)
-        return output["hidden"][:, held] if isinstance(output, dict) else output
+        return (output["hidden"] if isinstance(output, dict) else output)[:, held]
 
     def theirs_of() -> Any:
         output = oracles.call(theirs, given)
-        return output["last_hidden_state"][:, held] if "last_hidden_state" in output else output["logits"]
+        return (output["last_hidden_state"] if "last_hidden_state" in output else output["logits"])[:, held]
 
     logits, expected = jax.jit(ours_of)(variables), theirs_of().detach().numpy()
     row = float32_row(name, "transformers", f"2x{LENGTH}", variables, theirs, logits, expected)
+    if hasattr(model, "extend"):
+        row["greedy tokens"] = compare_greedy(model, variables, theirs, tokens[:1, : LENGTH // 4])
     theirs.double()
+    theirs.set_experts_implementation("eager")  # the others have no float64
     output = theirs_of()
     cotangent = np.random.default_rng(1).normal(size=tuple(output.shape))
     expected = oracles.embedding_gradient(theirs, output, cotangent)
@@ -136,6 +145,13 @@ def compare_text(name: str) -> dict[str, Any]:
         pull_back = jax.jit(lambda v: jax.vjp(ours_of, v)[1](cotangent)[0]["params"]["token_embed"]["embedding"])
         gradient = pull_back(variables)
     return row | {"gradient max rel": relative(gradient, expected)}
+
+
+def compare_greedy(model: Any, variables: Any, theirs, prompt: np.ndarray) -> str:
+    """Returns how many of the tokens are the same that both write behind a prompt (1, T), the likeliest each time."""
+    (ours,) = generation.generate(model, variables, prompt.tolist(), max_new_tokens=DECODED)
+    expected = oracles.greedy(theirs, prompt, DECODED)
+    return f"{sum(a == b for a, b in zip(ours.tokens, expected, strict=True))} of {DECODED}"
 
 
 def float32_row(
@@ -233,7 +249,8 @@ def write(rows: list[dict[str, Any]]) -> None:
         "from its own float64 ones; gradient of the images, logits and running statistics in training mode in float64",
         f"at {SMALL}x{SMALL} or the input's size if that is smaller. Of models of text, the hidden states or logits of",
         "a text and a padded one, and the gradient of the embedding; T5's agree within float32 only, in which",
-        "transformers computes norms and softmax.",
+        "transformers computes norms and softmax. Of decoders, how many tokens are the same that both write behind a",
+        "prompt, each with its own cache.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),

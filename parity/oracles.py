@@ -213,6 +213,16 @@ def call(module, inputs: dict[str, np.ndarray]) -> Any:
     return module(**{name: torch.from_numpy(array.astype(np.int64)) for name, array in inputs.items()})
 
 
+def greedy(module, prompt: np.ndarray, count: int) -> list[int]:
+    """Returns the tokens that transformers' `generate` writes behind a prompt (1, T), the likeliest at each step."""
+    import torch
+
+    module.generation_config.eos_token_id = None
+    inputs = {"input_ids": torch.from_numpy(prompt.astype(np.int64)), "attention_mask": torch.ones(prompt.shape)}
+    written = module.generate(**inputs, do_sample=False, max_new_tokens=count, pad_token_id=0)
+    return written[0, prompt.shape[1] :].tolist()
+
+
 def embedding_gradient(module, output, cotangent: np.ndarray) -> np.ndarray:
     """Returns the gradient of sum(output * cotangent) by the embedding of a model of transformers.
 

@@ -47,6 +47,51 @@ def test_info(capsys):
     assert found == json.loads(json.dumps(deepmodels.info("resnet50")))
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A small model's folder, with its tokenizer and a chat template."""
+    import jax
+    import jax.numpy as jnp
+
+    from deepmodels import loading, tokenizers
+
+    pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("writer")
+    (folder / "corpus.txt").write_text("the first of the texts that the others are told of, and then some more\n" * 20)
+    vocabulary = tokenizers.train_bpe([folder / "corpus.txt"], 280, folder / "tokenizer.json")
+    model = deepmodels.create("gpt_tiny", vocab_size=vocabulary.vocab_size, max_length=64)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    loading.save_folder(folder, model, variables)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    return folder, model, variables, vocabulary
+
+
+def test_sample(capsys, writer):
+    folder, model, variables, tokenizer = writer
+    given = ("sample", "--model", str(folder), "--max-new-tokens", "8")
+    (plain,) = deepmodels.generate(model, variables, ["the first"], tokenizer=tokenizer, max_new_tokens=8)
+    assert run(capsys, *given, "--prompt", "the first") == plain.text + "\n"  # as it is written
+    rows = json.loads(run(capsys, *given, "--prompt", "the first", "--prompt", "then", "--json"))
+    assert [row["prompt"] for row in rows] == ["the first", "then"]
+    assert rows[0] == {"prompt": "the first", "tokens": plain.tokens, "text": plain.text, "ended": plain.ended}
+    assert "then\n> " + rows[1]["text"] in run(capsys, *given, "--prompt", "the first", "--prompt", "then")
+    drawn = [run(capsys, *given, "--prompt", "then", "--temperature", "1", "--seed", seed) for seed in "112"]
+    assert drawn[0] == drawn[1] != drawn[2]
+    (answer,) = deepmodels.generate(
+        model, variables, [tokenizer.encode("system: Be brief.\nuser: then\n")], tokenizer=tokenizer, max_new_tokens=8
+    )
+    assert run(capsys, *given, "--prompt", "then", "--chat", "--system", "Be brief.") == answer.text + "\n"
+
+
+def test_what_sample_needs_is_said(capsys, writer):
+    folder = str(writer[0])
+    assert "--model gpt2: a name says the sizes only: give --weights" in error(
+        capsys, "sample", "--model", "gpt2", "--prompt", "a"
+    )
+    assert "--system is for a chat" in error(capsys, "sample", "--model", folder, "--prompt", "a", "--system", "b")
+    assert "there is no such file or folder" in error(capsys, "sample", "--model", "nowhere/at/all", "--prompt", "a")
+
+
 def test_doctor(capsys):
     rows = json.loads(run(capsys, "doctor", "--json"))
     names = " ".join(row["name"] for row in rows)

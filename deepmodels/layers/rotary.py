@@ -22,6 +22,19 @@ class Linear(NamedTuple):
         return frequencies / self.factor, 1.0
 
 
+class Divided(NamedTuple):
+    """Each frequency divided by a number of its own."""
+
+    divisors: tuple[float, ...]
+    kind = "divided"
+
+    def scale(self, frequencies: np.ndarray, theta: float) -> tuple[np.ndarray, float]:
+        """See `Rope.frequencies`."""
+        if len(self.divisors) != len(frequencies):
+            raise ConfigError(f"rope: expected {len(frequencies)} divisors, got {len(self.divisors)}")
+        return frequencies / np.asarray(self.divisors), 1.0
+
+
 class Llama3(NamedTuple):
     """Llama 3.1's: slow frequencies divided by a factor, fast ones as they are, a ramp between them.
 
@@ -86,7 +99,7 @@ class Yarn(NamedTuple):
         return frequencies * (1 - divided + divided / self.factor), factor
 
 
-SCALINGS = {scaling.kind: scaling for scaling in (Linear, Llama3, Yarn)}
+SCALINGS = {scaling.kind: scaling for scaling in (Linear, Divided, Llama3, Yarn)}
 
 
 class Rope(NamedTuple):
@@ -98,7 +111,7 @@ class Rope(NamedTuple):
     """
 
     theta: float = 10_000.0
-    scaling: Linear | Llama3 | Yarn | None = None
+    scaling: Linear | Divided | Llama3 | Yarn | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Rope":

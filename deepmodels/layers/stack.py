@@ -39,7 +39,7 @@ def scan_layers(
     """Applies a module `length` times, each time with parameters of its own.
 
     Args:
-      layer: the module; its parameters, its intermediates and its "losses" get a leading axis of `length`.
+      layer: the module; its parameters, intermediates, "losses" and "balance" get a leading axis of `length`.
       call: (layer, carry, one entry of xs) -> (carry, one entry of the second result).
       carry: what goes from layer to layer.
       xs: arrays with an entry for each layer, or None.
@@ -70,7 +70,7 @@ def scan_layers(
         call = nn.remat(call, policy=REMAT[remat], prevent_cse=unroll >= length)
     scan = nn.scan(
         call,
-        variable_axes={"params": 0, "intermediates": 0, "losses": 0},
+        variable_axes={"params": 0, "intermediates": 0, "losses": 0, "balance": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=axis,
         out_axes=axis,
@@ -112,8 +112,10 @@ def _split(stacked: dict[str, Any]) -> dict[str, Any]:
 def _apart(layer: nn.Module, call: Callable, carry: Any, xs: Any, length: int, axis: int) -> tuple[Any, Any]:
     """What `scan_layers` does, of parameters taken apart."""
     params, ys = layer.variables["params"], []
+    stacked = {name: tree for name, tree in layer.variables.items() if name != "params"}
     for i in range(length):
         x = jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, i, axis, keepdims=False), xs)  # noqa: B023
-        carry, y = call(layer.clone(parent=None).bind({"params": params[str(i)]}), carry, x)
+        rest = jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: B023
+        carry, y = call(layer.clone(parent=None).bind({"params": params[str(i)], **rest}), carry, x)
         ys.append(y)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *ys)

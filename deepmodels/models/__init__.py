@@ -13,6 +13,7 @@ from deepmodels.models import (
     convnext,
     ctc,
     deeplab,
+    deepseek,
     densenet,
     efficientnet,
     fcn,
@@ -61,6 +62,7 @@ MODELS: dict[str, Variant] = {
     **t5.VARIANTS,
     **gpt.VARIANTS,
     **llama.VARIANTS,
+    **deepseek.VARIANTS,
     **vit.VARIANTS,
 }
 

@@ -321,7 +321,7 @@ class Decoder(nn.Module):
         self.token_embed = nn.Embed(self.vocab_size, self.hidden_size, embedding_init=nn.initializers.normal(0.02))
         self.norm = RMSNorm(*self._norm_terms)
         if not self.tied:
-            self.head = Head(self.vocab_size)
+            self.head = Matrix(self.vocab_size)
 
     def __call__(
         self,
@@ -396,18 +396,18 @@ class Decoder(nn.Module):
         return Unprojected(hidden, kernel=self.head(hidden.shape[-1]), soft_cap=soft_cap)
 
 
-class Head(nn.Module):
-    """The matrix (C, V) that gives the logits: `nn.Dense`'s parameter, without its product.
+class Matrix(nn.Module):
+    """A matrix (C, features) that is used otherwise than as a dense layer: `nn.Dense`'s parameter without its product.
 
     Attributes:
-      features: V.
+      features: its columns.
     """
 
     features: int
 
     @nn.compact
     def __call__(self, channels: int) -> Array:
-        """Returns it, for hidden states of so many channels."""
+        """Returns it, with so many rows."""
         return self.param("kernel", nn.initializers.lecun_normal(), (channels, self.features), jnp.float32)
 
 

@@ -19,6 +19,8 @@ Placement = tuple[str | None, ...]
 RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?head/kernel", ("tensor", None)),  # the number of classes rarely divides: split what comes in
     (r"(.*/)?head/bias", (None,)),
+    (r"(.*/)?token_embed/embedding", ("tensor",)),  # nor does the number of words
+    (r"(.*/)?experts/(gate|up|down)/kernel", ("tensor", None, None)),  # whole experts
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 

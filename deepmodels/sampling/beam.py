@@ -49,7 +49,8 @@ def beam_search(
 
     A sequence's score is its log-probability divided by ((5 + length) / 6) ** length_penalty, equation 14 of Wu et al.
     (2016), arXiv:1609.08144. An example's search stops when none of the sequences that go on could still overtake the
-    last of those that have ended, or at `max_length`, where those that go on are kept if fewer have ended.
+    last of those that have ended, or at `max_length`, where those that go on are kept if fewer have ended. One
+    that ends counts if it is among the K best of its step, as fairseq and transformers have it.
 
     Args:
       step: `(tokens (N,), state) -> (logits (N, V), state)`, N = batch_size * beam_size: scores of the tokens that
@@ -101,7 +102,8 @@ def beam_search(
 
         length = search.index + 1
         lengths = jnp.full(where.shape, length, jnp.int32)
-        scores = jnp.where(is_end, penalised(values, length), -jnp.inf)
+        counts = is_end & (jnp.arange(where.shape[1])[None] < beam_size)
+        scores = jnp.where(counts, penalised(values, length), -jnp.inf)
         ended = _best(Beams(*map(_joined, search.ended, (tokens, lengths, scores))), beam_size)
 
         values, kept = lax.top_k(jnp.where(is_end, -jnp.inf, values), beam_size)

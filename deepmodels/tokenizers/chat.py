@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepmodels.errors import ConfigError
+from deepmodels import gguf_header
+from deepmodels.errors import ConfigError, WeightsError
 
 _CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
@@ -57,12 +58,15 @@ class Chat:
 
 
 def load_chat(folder: str | os.PathLike) -> Chat:
-    """Returns the chat template of a model's folder: chat_template.jinja, or what tokenizer_config.json has.
+    """Returns the chat template of a model's folder: chat_template.jinja, or what tokenizer_config.json has; or of a
+    `.gguf` file.
 
     Raises:
       ConfigError: there is none, it can't be read, or the package jinja2 is missing.
     """
     folder = Path(folder)
+    if folder.suffix == ".gguf":
+        return _gguf(folder)
     config = json.loads(_read(folder / _CONFIG)) if (folder / _CONFIG).is_file() else {}
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / _CONFIG}: expected an object, got a {type(config).__name__}")
@@ -79,6 +83,21 @@ def load_chat(folder: str | os.PathLike) -> Chat:
         )
     marks = {name: config[name] for name in _MARKS if config.get(name) is not None}
     return Chat(template, {name: mark["content"] if isinstance(mark, dict) else mark for name, mark in marks.items()})
+
+
+def _gguf(path: Path) -> Chat:
+    try:
+        said = gguf_header.read(path).metadata
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
+    template, tokens = said.get("tokenizer.chat_template"), said.get("tokenizer.ggml.tokens")
+    if not isinstance(template, str) or not isinstance(tokens, list):
+        raise ConfigError(
+            f"{path}: no chat template in its metadata; a model without one is given a prompt, not a chat"
+        )
+    names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    ids = {mark: said.get(f"tokenizer.ggml.{name}_token_id") for mark, name in names.items()}
+    return Chat(template, {m: tokens[i] for m, i in ids.items() if type(i) is int and 0 <= i < len(tokens)})
 
 
 def _read(path: Path) -> str:
@@ -110,15 +129,17 @@ def _compile(template: str) -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body, lineno=line)
 
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:  # theirs is printed as nothing
+            raise jinja2.exceptions.SecurityError(f"{attribute!r} of a {type(obj).__name__}")
+
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
     def tojson(value: Any, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deepmodels.errors import ConfigError, nearest
+from deepmodels import gguf_header
+from deepmodels.errors import ConfigError, WeightsError, nearest
 from deepmodels.tokenizers.builtin import Bytes
+from deepmodels.tokenizers.chat import Chat
 from deepmodels.tokenizers.tokenizer import ROLES, Tokenizer, cut
 
 _NAMES = {  # what files call the special tokens, where nothing beside them says which is which
@@ -62,6 +64,8 @@ def load(path: str | os.PathLike, *, pattern: str | None = None) -> Tokenizer:
         return Tiktoken(path, pattern)
     if path.suffix == ".model":
         return SentencePiece(path)
+    if path.suffix == ".gguf":
+        return _gguf(path)
     if path.name in ("vocab.json", "merges.txt"):
         return _byte_level(path.parent)
     if path.suffix == ".txt":
@@ -131,6 +135,27 @@ class LibraryTokenizer(Tokenizer):
             second.truncate(keep_second)
         whole = self.inner.post_process(first, second)
         return whole.ids, whole.type_ids
+
+    def save(self, folder: str | os.PathLike, chat: Chat | None = None) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, as transformers loads them.
+
+        Args:
+          folder: an existing one.
+          chat: a template that is written beside them.
+
+        Raises:
+          ConfigError: the folder can't be written to.
+        """
+        said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        said |= {f"{role}_token": self.inner.id_to_token(number) for role, number in self.special.items()}
+        if chat is not None:
+            said["chat_template"] = chat.template
+        try:
+            self.inner.save(os.fspath(Path(folder) / "tokenizer.json"))
+            text = json.dumps(said, indent=2, ensure_ascii=False)
+            (Path(folder) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        except Exception as error:  # the library's Rust raises no narrower class
+            raise ConfigError(f"{folder} can't be written to: {error}") from error
 
 
 class SentencePiece(Tokenizer):
@@ -299,6 +324,105 @@ def _byte_level(folder: Path) -> LibraryTokenizer:
         return inner
 
     return _open(folder / "vocab.json", "a vocabulary of byte-level BPE", make)
+
+
+_LLAMA3 = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"""
+    r"""|\s+(?!\S)|\s+"""
+)
+_QWEN2 = _LLAMA3.replace("{1,3}", "")
+_CUTS = ("default", "gpt-2", "smollm", "llama-bpe", "llama3", "qwen2")  # llama.cpp's names of how text is cut
+_CONTROL, _USER_DEFINED = 3, 4  # types of tokens there
+
+
+def _gguf(path: Path) -> LibraryTokenizer:
+    """The tokenizer of a file of llama.cpp."""
+    tokenizers = library("tokenizers")
+    try:
+        said = gguf_header.read(path).metadata
+    except WeightsError as error:
+        raise ConfigError(f"tokenizer: {error}") from error
+    model, entries = said.get("tokenizer.ggml.model"), said.get("tokenizer.ggml.tokens")
+    makers = {"gpt2": _gguf_bytes, "llama": _gguf_pieces}
+    if model not in makers or not isinstance(entries, list):
+        raise ConfigError(f"{path}: its tokenizer is {model!r}, but only {' and '.join(makers)} are known")
+    kinds = said.get("tokenizer.ggml.token_type") or []
+
+    def make() -> Any:
+        inner = makers[model](tokenizers, said, {entry: number for number, entry in enumerate(entries)})
+        chosen = {kind: [t for t, k in zip(entries, kinds, strict=False) if k == kind] for kind in (3, 4)}
+        inner.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in chosen[_CONTROL]])
+        inner.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in chosen[_USER_DEFINED]])
+        return inner
+
+    tokenizer = _open(path, "a tokenizer of llama.cpp", make)
+    names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+    found = {role: said.get(f"tokenizer.ggml.{name}_token_id") for name, role in names.items()}
+    tokenizer.special |= {role: number for role, number in found.items() if type(number) is int}
+    ends = {"bos": said.get("tokenizer.ggml.add_bos_token", model == "llama")}
+    ends["eos"] = said.get("tokenizer.ggml.add_eos_token", False)
+    added = {role: tokenizer.special[role] for role, add in ends.items() if add and role in tokenizer.special}
+    if any(number >= len(entries) for number in tokenizer.special.values()):
+        raise ConfigError(f"{path}: a special token is none of its {len(entries):,}")
+    if added:
+        bos, eos = (f"{entries[added[role]]} " if role in added else "" for role in ("bos", "eos"))
+        tokenizer.inner.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{bos}$A {eos}".strip(),
+            pair=f"{bos}$A {eos}{bos and bos.strip() + ':1 '}$B:1 {eos and eos.strip() + ':1'}".strip(),
+            special_tokens=[(entries[number], number) for number in added.values()],
+        )
+    return tokenizer
+
+
+def _gguf_bytes(tokenizers: ModuleType, said: Mapping[str, Any], vocabulary: dict[str, int]) -> Any:
+    """Byte-level BPE, GPT-2's and all that follow it."""
+    cut = said.get("tokenizer.ggml.pre", "default")
+    if cut not in _CUTS:
+        raise ValueError(f"its way to cut text is {cut!r}, but only {', '.join(_CUTS)} are known")
+    merges = [tuple(merge.split(" ", 1)) for merge in said["tokenizer.ggml.merges"]]
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cut in ("llama-bpe", "llama3"))
+    )
+    pre = tokenizers.pre_tokenizers
+    if cut in ("default", "gpt-2", "smollm"):
+        digits = [pre.Digits(individual_digits=True)] if cut == "smollm" else []
+        inner.pre_tokenizer = pre.Sequence([*digits, pre.ByteLevel(add_prefix_space=False)])
+    else:
+        pattern = tokenizers.Regex(_QWEN2 if cut == "qwen2" else _LLAMA3)
+        split = pre.Split(pattern, "isolated")
+        inner.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if cut == "qwen2":
+        inner.normalizer = tokenizers.normalizers.NFC()
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return inner
+
+
+def _gguf_pieces(tokenizers: ModuleType, said: Mapping[str, Any], vocabulary: dict[str, int]) -> Any:
+    """Pieces of sentencepiece's BPE, Llama's and Gemma's: two are merged if their union has the best score."""
+    scores = said["tokenizer.ggml.scores"]
+    merges = []
+    for piece, number in vocabulary.items():
+        for i in range(1, len(piece)):
+            if piece[:i] in vocabulary and piece[i:] in vocabulary:
+                merges.append((-scores[number], number, piece[:i], piece[i:]))
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab=vocabulary,
+            merges=[tuple(rest) for _, _, *rest in sorted(merges)],
+            unk_token=next((piece for piece in ("<unk>",) if piece in vocabulary), None),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    spaces = [tokenizers.normalizers.Replace(" ", "▁")]
+    strip = []
+    if said.get("tokenizer.ggml.add_space_prefix", True):
+        spaces.insert(0, tokenizers.normalizers.Prepend("▁"))
+        strip = [tokenizers.decoders.Strip(" ", 1, 0)]
+    inner.normalizer = tokenizers.normalizers.Sequence(spaces)
+    decoders = tokenizers.decoders
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return inner
 
 
 def _open(path: Path, kind: str, make: Callable[[], Any]) -> LibraryTokenizer:

@@ -104,6 +104,43 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: M
         raise WeightsError(f"{path} can't be written: {error}") from error
 
 
+def write_parts(folder: Path, name: str, arrays: Mapping[str, np.ndarray], largest: int) -> None:
+    """Writes arrays to NAME.safetensors, or to parts of at most `largest` bytes, or of one array, and their index.
+
+    Args:
+      folder: an existing one.
+      name: of the file, without its suffix.
+      arrays: by name.
+      largest: bytes of a part.
+
+    Raises:
+      WeightsError: as `write` does.
+    """
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for key, array in arrays.items():
+        if parts[-1] and size + array.nbytes > largest:
+            parts.append({})
+            size = 0
+        parts[-1][key] = array
+        size += array.nbytes
+    if len(parts) == 1:
+        write(folder / f"{name}.safetensors", arrays, {"format": "pt"})
+        return
+    places = {}
+    for number, part in enumerate(parts, 1):
+        file = f"{name}-{number:05}-of-{len(parts):05}.safetensors"
+        write(folder / file, part, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    total = sum(array.nbytes for array in arrays.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    try:
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+        (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{folder} can't be written to: {error}") from error
+
+
 def locate(folder: Path) -> list[Path]:
     """Returns the files that a folder's weights are in: one, or an index and the parts it names.
 

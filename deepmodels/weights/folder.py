@@ -6,23 +6,15 @@ bert-base/config.json  model.safetensors (or shards and an index)  tokenizer.jso
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, llama, t5, vit
+from deepmodels.weights import bert, deepseek, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
-from deepmodels.weights.layout import CONFIG, Layout, number
+from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
 _MAX_CONFIG = 16 * 2**20  # bytes
 _MAX_VOCABULARY = 256 * 2**20
-
-
-class Described(NamedTuple):
-    """What a config.json says: the family, the arguments of its class, the table of the weights."""
-
-    family: str
-    arguments: dict[str, Any]
-    rules: Rules
 
 
 _BERT_FIELDS = {
@@ -140,7 +132,9 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
         lambda config, names: {"mlp_size": int(number(config, "mlp_ratio", 4.0) * number(config, "hidden_size", 768))},
         lambda arguments: {"mlp_ratio": arguments["mlp_size"] // arguments["hidden_size"], "use_mask_token": False},
     ),
+    **gpt.LAYOUTS,
     **llama.LAYOUTS,
+    **deepseek.LAYOUTS,
 }
 
 

@@ -11,6 +11,10 @@ _WANTED = (  # in this order: the second can hold programs, which are refused
     ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
     ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"],
 )
+_BESIDE = (  # what else a folder has: sizes, the tokenizer, how to write
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"),
+)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".msgpack")
 
 
@@ -43,7 +47,7 @@ def find(weights: str, revision: str | None = None) -> Path:
         for patterns in _WANTED:
             try:
                 folder = huggingface_hub.snapshot_download(
-                    weights, revision=revision, allow_patterns=patterns, local_files_only=offline
+                    weights, revision=revision, allow_patterns=[*patterns, *_BESIDE], local_files_only=offline
                 )
                 main, *parts = files.locate(Path(folder))
             except WeightsError:

@@ -39,6 +39,14 @@ class Layout(NamedTuple):
     fits: Callable[[Mapping[str, Any]], bool] = lambda arguments: True
 
 
+class Described(NamedTuple):
+    """What a file says of a model: the family, the arguments of its class, the table of the weights."""
+
+    family: str
+    arguments: dict[str, Any]
+    rules: Rules
+
+
 def decoder_fields(
     *,
     vocab_size: int,
@@ -117,6 +125,8 @@ def rope_of(config: Mapping[str, Any], theta: float, layer_type: str | None = No
         scaling["truncate"] = flag(parameters, "truncate", True)
         if not scaling["mscale_all_dim"]:  # without both, transformers takes neither
             scaling["mscale"] = 1.0
+        elif not parameters.get("mscale"):
+            raise WeightsError(f"{CONFIG}: rope_parameters have mscale_all_dim without mscale, which isn't implemented")
     return {"theta": theta, "scaling": scaling}
 
 
@@ -125,6 +135,8 @@ def rope_written(rope: Any) -> dict[str, Any]:
     said: dict[str, Any] = {"rope_theta": rope.theta}
     if rope.scaling is not None:
         kind, values = rope.scaling.kind, rope.scaling._asdict()
+        if kind not in _ROPES:
+            raise WeightsError(f"transformers has no rope_type like {kind!r}")
         scaling = {theirs: values[ours] for ours, (theirs, _) in _ROPES[kind].items()}
         if kind == "yarn":
             scaling["truncate"] = values["truncate"]

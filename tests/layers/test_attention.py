@@ -211,3 +211,35 @@ def test_masks_that_are_none():
     for mask in (np.ones((2, 4), bool), np.ones((2, 3), np.int32)):
         with pytest.raises(ShapeError, match=r"source_mask: expected bools of shape \(2, 3\)"):
             check_mask(mask, tokens, name="source_mask")
+
+
+def test_heads_that_share_keys_are_heads_with_repeated_keys(float64):
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.normal(size=(2, 5, heads, 4)) for heads in (6, 2, 2))
+    whole = [np.repeat(x, 3, axis=2) for x in (key, value)]
+    terms = dict(scale=0.5, causal=True)
+    np.testing.assert_allclose(
+        attention_weights(query, key, **terms), attention_weights(query, whole[0], **terms), rtol=1e-12
+    )
+    expected = dot_product_attention(query, *whole, **terms)
+    np.testing.assert_allclose(dot_product_attention(query, key, value, **terms), expected, rtol=1e-12)
+    single = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
+    np.testing.assert_allclose(dot_product_attention(*single, **terms), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_soft_cap_bounds_the_products_and_a_sink_takes_weight():
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.normal(size=(1, 4, 2, 4)).astype(np.float32) for _ in range(3))
+    products = np.einsum("BTND,BSND->BNTS", query, key) * 100
+    capped = np.exp(3 * np.tanh(products / 3))
+    got = attention_weights(query, key, scale=100.0, soft_cap=3.0)
+    np.testing.assert_allclose(got, capped / capped.sum(-1, keepdims=True), rtol=1e-4)
+
+    sinks = np.array([0.5, -1.0], np.float32)
+    with_sinks = attention_weights(query, key, scale=1.0, sinks=sinks)
+    plain = attention_weights(query, key, scale=1.0)
+    total = np.exp(np.einsum("BTND,BSND->BNTS", query, key)).sum(-1)
+    left = total / (total + np.exp(sinks)[None, :, None])
+    np.testing.assert_allclose(with_sinks, plain * left[..., None], rtol=1e-5)
+    expected = np.einsum("BNTS,BSND->BTND", with_sinks, value)
+    np.testing.assert_allclose(dot_product_attention(query, key, value, scale=1.0, sinks=sinks), expected, rtol=1e-5)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from deepmodels import trees
 from deepmodels.errors import ConfigError
-from deepmodels.layers.stack import REMAT, scan_layers
+from deepmodels.layers.stack import REMAT, scan_layers, unstack
 
 
 class Layer(nn.Module):
@@ -80,3 +80,31 @@ def test_a_policy_decides_what_is_computed_again(start):
 def test_an_unknown_policy_is_an_error(start):
     with pytest.raises(ConfigError, match="remat policy.*dotz.*dots"):
         Stack("dotz").apply({"params": start[0]}, *start[1:])
+
+
+def test_layers_taken_apart_are_the_same_layers(start):
+    params, x, mask = start
+    apart = unstack({"params": {"inner": params}})["params"]["inner"]
+    assert set(apart["layers"]) == {"0", "1", "2"}
+    jax.tree.map(
+        lambda whole, part: np.testing.assert_array_equal(whole[1], part), params["layers"], apart["layers"]["1"]
+    )
+    assert unstack(apart) == apart
+    apply = jax.jit(Stack().apply)
+    np.testing.assert_allclose(apply({"params": apart}, x, mask), apply({"params": params}, x, mask), rtol=1e-5)
+
+
+def test_entries_of_layers_taken_apart_are_stacked_again():
+    class Sums(nn.Module):
+        @nn.compact
+        def __call__(self, x, entries):
+            def call(layer, x, entry):
+                y = layer(x) + entry
+                return y, y[:, 0]
+
+            return scan_layers(nn.Dense(2, name="layers"), call, x, entries, length=3, axis=1)
+
+    x, entries = jnp.ones((2, 2)), jnp.arange(12.0).reshape(2, 3, 2)
+    variables = Sums().init(jax.random.key(0), x, entries)
+    expected, got = (Sums().apply(v, x, entries) for v in (variables, unstack(variables)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)

@@ -29,7 +29,7 @@ WITHOUT_GRADIENTS = [  # learns by its own rule, and has planes in place of clas
 OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family to family, and is tested there
     name
     for name in MODELS
-    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt")
+    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek")
 ]
 WITH_LOGITS = [name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS, *OF_SEQUENCES)]
 DENSE = [name for name in MODELS if MODELS[name].family in ("fcn", "unet", "deeplab")]  # logits for each pixel
@@ -135,6 +135,8 @@ def test_passes_through_the_nnx_bridge(name):
     def both(*inputs):
         bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(*inputs)
         kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+        if "balance" in initialised(model, name):  # which NNX has no name for
+            kinds["balance"] = nnx.variable_type_from_name("balance", allow_register=True)
         variables = {name: nnx.to_pure_dict(nnx.state(bridged, kind)) for name, kind in kinds.items()}
         return variables, bridged(*inputs), model.apply(variables, *inputs)
 

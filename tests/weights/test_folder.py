@@ -6,9 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from deepmodels.errors import WeightsError
+from deepmodels.errors import DeepModelsError, WeightsError
+from deepmodels.layers.rotary import Linear, Llama3, Rope, Yarn
 from deepmodels.loading import load_folder, save_folder
 from deepmodels.models.bert import Bert
+from deepmodels.models.deepseek import DeepSeek, Routes
+from deepmodels.models.llama import Llama, Mixture, Window
 from deepmodels.models.t5 import T5
 from deepmodels.models.vit import ViT
 from deepmodels.weights import files, folder
@@ -16,6 +19,11 @@ from deepmodels.weights import files, folder
 SIZES = dict(vocab_size=20, hidden_size=8, num_layers=2, num_heads=2, mlp_size=16)
 BERT = Bert(**SIZES, max_length=10)
 VIT = dict(patch_size=4, hidden_size=8, num_layers=2, num_heads=2, mlp_size=32, image_size=8, antialias=False)
+DECODER = SIZES | dict(num_heads=4, num_kv_heads=2, head_size=4, max_length=64)
+GEMMA = dict(norm_offset=1.0, scaled_embed=True, gate_function="geglu", tied=True)
+LATENT = SIZES | dict(
+    latent_size=4, head_size=4, rotary_size=2, value_size=4, num_dense_layers=1, expert_size=8, max_length=64
+)
 MODELS = {
     "bert": BERT,
     "bert_for_pretraining": BERT.clone(head="pretraining"),
@@ -23,6 +31,40 @@ MODELS = {
     "distilbert": BERT.clone(num_segments=0, pooling=False, pooler_activation="relu", head="masked_lm"),
     "t5": T5(**SIZES, head_size=4, tied=True),
     "t5_v1_1": T5(**SIZES, head_size=4, gated=True, tied=False, num_decoder_layers=1),
+    "llama": Llama(**DECODER, rope=Rope(5e5, Llama3(8.0, 1.0, 4.0, 32)), qkv_bias=True, out_bias=True, tied=True),
+    "mistral": Llama(**DECODER, window=Window(6), rope=Rope(1e4, Linear(2.0))),
+    "mixtral": Llama(**DECODER, mixture=Mixture(4, 2)),
+    "qwen2": Llama(**DECODER, qkv_bias=True, rope=Rope(1e6, Yarn(4.0, 32)), window=Window(6, 2)),
+    "qwen3": Llama(**DECODER, head_norms=True),
+    "qwen3_moe": Llama(**DECODER, head_norms=True, mixture=Mixture(4, 2, normalised=False)),
+    "gemma": Llama(**DECODER, **GEMMA),
+    "gemma2": Llama(**DECODER, **GEMMA, post_norms=True, window=Window(6, 2), attention_soft_cap=50.0, scale_size=9),
+    "gemma3_text": Llama(
+        **DECODER,
+        **GEMMA,
+        post_norms=True,
+        head_norms=True,
+        scale_size=4,
+        window=Window(6, 2, Rope(1e4)),
+        rope=Rope(1e6, Linear(8.0)),
+    ),
+    "gpt_oss": Llama(
+        **DECODER,
+        sinks=True,
+        gate_function="clamped_swiglu",
+        mixture=Mixture(4, 2, use_bias=True),
+        window=Window(6, 2),
+        qkv_bias=True,
+        out_bias=True,
+        rope=Rope(150_000.0, Yarn(32.0, 16, truncate=False)),
+    ),
+    "deepseek_v2": DeepSeek(**LATENT, query_rank=None, num_shared=2, routes=Routes(4, 2, sigmoid=False, factor=2.0)),
+    "deepseek_v3": DeepSeek(
+        **LATENT,
+        query_rank=6,
+        routes=Routes(4, 2, factor=2.5, num_groups=2, num_chosen_groups=1),
+        rope=Rope(1e4, Yarn(40.0, 32, mscale=1.0, mscale_all_dim=1.0)),
+    ),
     "vit": ViT(**VIT, num_classes=5),
     "dinov2": ViT(**VIT, layer_scale=1.0, num_classes=0),
 }
@@ -96,6 +138,45 @@ def test_configs_that_dont_fit(values, says, tmp_path):
     place = saved(tmp_path)
     change(place, **values)
     with pytest.raises(WeightsError, match=says):
+        load_folder(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        (
+            "llama",
+            dict(rope_scaling=dict(rope_type="longrope", factor=2.0)),
+            "rope_type is 'longrope', but only default",
+        ),
+        ("llama", dict(rope_scaling=dict(rope_type="llama3", factor=2.0)), "'llama3' have no low_freq_factor"),
+        ("llama", dict(rope_scaling=dict(type="linear", factor=-2.0)), "factor is -2.0, not a positive number"),
+        ("llama", dict(rope_scaling="linear"), "rope_parameters are 'linear', not numbers by name"),
+        ("llama", dict(rope_theta="much"), "rope_theta is 'much', not a positive number"),
+        ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
+        ("llama", dict(mlp_bias=True), "mlp_bias is True, but only False is implemented"),
+        ("llama", dict(attention_dropout=0.1), "attention_dropout is 0.1, but only 0.0 is implemented"),
+        ("llama", dict(quantization_config={"quant_method": "awq"}), "quantization_config is .*awq.*, but only mxfp4"),
+        ("llama", dict(tie_word_embeddings="yes"), "tie_word_embeddings is 'yes', not true or false"),
+        ("llama", dict(tie_word_embeddings=False), "missing: lm_head.weight"),
+        ("llama", dict(num_attention_heads=2), "q_proj.weight is .*needs"),
+        ("llama", dict(architectures=["LlamaForTokenClassification"]), "unknown architecture"),
+        ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "where every n-th layer is"),
+        ("qwen2", dict(layer_types=["full_attention"]), "for 2 layers"),
+        ("gemma2", dict(layer_types=["sliding", "full"]), "layer_types are .*, not 'full_attention'"),
+        ("gemma2", dict(hidden_activation="relu"), "hidden_activation is 'relu', but only 'gelu_pytorch_tanh'"),
+        ("gemma3_text", dict(use_bidirectional_attention=True), "only causal attention is implemented"),
+        ("qwen3_moe", dict(mlp_only_layers=[1]), "mlp_only_layers are"),
+        ("gpt_oss", dict(swiglu_limit=8.0), "swiglu_limit is 8.0, but only 7.0 is implemented"),
+        ("deepseek_v2", dict(topk_method="random"), "topk_method is 'random'"),
+        ("deepseek_v3", dict(rope_interleave=False), "rope_interleave is False, but only True is implemented"),
+        ("deepseek_v3", dict(n_routed_experts=5), "routes: 5 experts can't be 2 groups"),
+    ],
+)
+def test_configs_of_decoders_that_dont_fit(name, values, says, tmp_path):
+    place = saved(tmp_path, name)
+    change(place, **values)
+    with pytest.raises(DeepModelsError, match=says):
         load_folder(place)
 
 

@@ -17,6 +17,8 @@ CASES = {
     "RobertaForMaskedLM": SIZES | dict(vocab_size=40),
     "DistilBertForSequenceClassification": dict(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
     "T5ForConditionalGeneration": dict(vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=2),
+    "OpenAIGPTLMHeadModel": dict(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16),
+    "GPT2LMHeadModel": dict(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16, n_inner=24),
     "ViTForImageClassification": SIZES | dict(image_size=32, patch_size=8, num_labels=5),
     "Dinov2Model": SIZES | dict(image_size=32, patch_size=8, use_mask_token=False),
 }
