@@ -65,6 +65,12 @@ def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     cache.enable()
     model, variables, folder = _decoder(options.model, options.weights)
+    if options.adapter is not None:
+        from deepmodels import loading
+        from deepmodels.training import lora
+
+        adapted = loading.load_adapter(options.adapter, model, variables["params"])
+        variables = {**variables, "params": lora.merge(adapted)}
     draft = None if options.draft is None else _decoder(options.draft, None)[:2]
     place = options.tokenizer or folder
     if place is None:
@@ -241,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", required=True, metavar="FOLDER_OR_NAME", help="a model's folder, owner/name on the hub, or a name"
     )
     sub.add_argument("--weights", metavar="FILE", help="of a model by its name")
+    sub.add_argument("--adapter", metavar="FOLDER", help="of LoRA, as peft or a run with config.lora writes it")
     sub.add_argument("--tokenizer", metavar="PATH", help="where it isn't in the model's folder")
     sub.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
     sub.add_argument(
