@@ -91,7 +91,7 @@ def load_chats(
       path: a .jsonl file, or a folder with train.jsonl and so on: {"messages": [{"role": ..., "content": ...}, ...]} in
         each line. Chats with more than `max_length` tokens are left out.
       tokenizer: what `deepmodels.tokenizers.load` reads.
-      template: the folder or .gguf file that has the chat template, or a .jinja file; by default where the tokenizer is.
+      template: the folder or .gguf file that has the chat template, or a .jinja file; by default the tokenizer's.
       max_length: tokens of a window.
       test_share: the share of a single file's lines that is the test split.
 
