@@ -59,6 +59,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
     _check_vocabulary(model, sources["train"])
+    _check_call(config, model, sources["train"])
     objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | dict(config.objective))
     prepare = make_prepare(
         config.data.get("mean", 0.0),
@@ -300,6 +301,21 @@ def _check_vocabulary(model: nn.Module, source: data.Source) -> None:
     name = "target_vocab_size" if hasattr(model, "target_vocab_size") else "vocab_size"
     if "targets" in source[0]:
         tokenizers.check_vocab(source.target_tokenizer, getattr(model, name), name=f"config.model.{name}")
+
+
+def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> None:
+    """Whether the model can be called as packed data and a loss in chunks need it."""
+    takes = inspect.signature(type(model).__call__).parameters
+    if "documents" in source[0] and "documents" not in takes:
+        raise ConfigError(
+            f"config.data: {config.data.name!r} has several documents in a row, which the model {config.model.name!r} "
+            "can't keep apart; the decoders, such as gpt2, can, and data.name='text' has one in a row"
+        )
+    if config.objective.get("chunk_size") is not None and "project" not in takes:
+        raise ConfigError(
+            f"config.objective.chunk_size: the model {config.model.name!r} can't leave its logits to the loss; the "
+            "decoders, such as gpt2, can"
+        )
 
 
 def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:

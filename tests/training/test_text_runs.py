@@ -53,6 +53,26 @@ def language_config(texts, **data):
     return config(model, "language_modelling", options | data)
 
 
+def test_what_a_model_of_tokens_cant_do(texts):
+    packed = language_config(texts, name="documents", path=str(texts / "labels.tsv"))
+    with pytest.raises(ConfigError, match="several documents in a row, which the model 'lstm_ptb_tiny' can't keep"):
+        experiment.make(packed)
+    chunked = language_config(texts)
+    chunked["objective"]["chunk_size"] = 4
+    with pytest.raises(ConfigError, match="the model 'lstm_ptb_tiny' can't leave its logits to the loss"):
+        experiment.make(chunked)
+
+
+def test_packed_documents_in_chunks_train_a_decoder(texts, tmp_path, one_device):
+    values = language_config(texts, name="documents", path=str(texts / "labels.tsv"))
+    values["model"] = {"name": "gpt_tiny", "vocab_size": 260, "remat": "dots"}
+    values["objective"] |= {"chunk_size": 4, "z_loss": 1e-4}
+    result = deepmodels.train(values, tmp_path / "run", quiet=True)
+    assert result.metrics.keys() == {"test/loss", "test/accuracy", "test/perplexity"}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "prediction" in report
+
+
 def test_a_language_model(texts, tmp_path, one_device):
     result = deepmodels.train(language_config(texts), tmp_path / "run", quiet=True)
     assert result.metrics.keys() == {"test/loss", "test/accuracy", "test/perplexity"}
