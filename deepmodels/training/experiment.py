@@ -52,7 +52,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     config = configs.complete(config)
     mesh = parallel.make_mesh(config.mesh)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate)
-    model = models.create(**config.model)
+    model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
@@ -60,7 +60,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     _check_classes(config, model, class_names)
     _check_vocabulary(model, sources["train"])
     _check_call(config, model, sources["train"])
-    objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | dict(config.objective))
+    objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | config.objective.to_dict())
     prepare = make_prepare(
         config.data.get("mean", 0.0),
         config.data.get("std", 1.0),
