@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from deepmodels.errors import ConfigError, DeepModelsError
 from deepmodels.version import __version__
@@ -64,12 +65,19 @@ def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import cache, generation, tokenizers
 
     cache.enable()
-    model, variables, folder = _decoder(options.model, options.weights)
+    model, variables, folder, tokenizer = _decoder(options.model, options.weights)
+    if options.adapter is not None:
+        from deepmodels import loading
+        from deepmodels.training import lora
+
+        adapted = loading.load_adapter(options.adapter, model, variables["params"])
+        variables = {**variables, "params": lora.merge(adapted)}
     draft = None if options.draft is None else _decoder(options.draft, None)[:2]
     place = options.tokenizer or folder
-    if place is None:
+    if place is not None:
+        tokenizer = tokenizers.load(place)
+    if tokenizer is None or (options.chat and place is None):
         raise ConfigError(f"{options.model!r} is no folder with a tokenizer: give --tokenizer")
-    tokenizer = tokenizers.load(place)
     prompts = options.prompt
     if options.chat:
         chat = tokenizers.load_chat(place)
@@ -111,11 +119,17 @@ def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _decoder(name: str, weights: str | None):
-    """A model that writes texts, its variables in float32, and the folder it comes from, if it comes from one."""
+    """A model that writes texts, its variables in float32, and the model's folder or the run's tokenizer, if any."""
     from deepmodels import loading, models
     from deepmodels.weights import hub
 
-    if name in models.MODELS:
+    tokenizer = None
+    if Path(name, "checkpoints").is_dir():
+        from deepmodels import training
+
+        model, variables, tokenizer = training.load_run(name)
+        folder = None
+    elif name in models.MODELS:
         if weights is None:
             raise ConfigError(f"--model {name}: a name says the sizes only: give --weights too, or a model's folder")
         model, variables = loading.load(name, weights, cast=True)
@@ -129,7 +143,7 @@ def _decoder(name: str, weights: str | None):
         model, variables = loading.load_folder(folder, cast=True)
     if not hasattr(model, "extend"):
         raise ConfigError(f"--model {name}: a {type(model).__name__} doesn't write texts token by token")
-    return model, variables, folder
+    return model, variables, folder, tokenizer
 
 
 def train_tokenizer(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -186,7 +200,6 @@ def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """parity/ledger.py, which isn't part of the package, as it imports torch"""
     import subprocess
-    from pathlib import Path
 
     ledger = Path(__file__).parent.parent / "parity" / "ledger.py"
     if not ledger.exists():
@@ -238,9 +251,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("sample", sample, "Let a language model go on with a text, or answer in a chat.")
     sub.add_argument(
-        "--model", required=True, metavar="FOLDER_OR_NAME", help="a model's folder, owner/name on the hub, or a name"
+        "--model",
+        required=True,
+        metavar="FOLDER_OR_NAME",
+        help="a model's folder, a run's, owner/name on the hub, or a name",
     )
     sub.add_argument("--weights", metavar="FILE", help="of a model by its name")
+    sub.add_argument("--adapter", metavar="FOLDER", help="of LoRA, as peft or a run with config.lora writes it")
     sub.add_argument("--tokenizer", metavar="PATH", help="where it isn't in the model's folder")
     sub.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
     sub.add_argument(

@@ -306,7 +306,11 @@ def _read(
     name: str, variables: PyTree, weights: str | os.PathLike, source: str | None, revision: str | None
 ) -> tuple[dict[str, np.ndarray], Rules]:
     """The arrays of a file or of the hub, and the table of their names."""
-    arrays = files.read(hub.find(os.fspath(weights), revision))
+    place = Path(hub.find(os.fspath(weights), revision))
+    if place.suffix == ".gguf":
+        arrays, described = gguf_file.describe(place)
+        return arrays, described.rules
+    arrays = files.read(place)
     source = source or detect(arrays, name, models.MODELS[name].family)
     return arrays, _rules(source, name, variables)
 

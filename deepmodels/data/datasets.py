@@ -14,6 +14,8 @@ from deepmodels.data.array_record import ArrayRecordSource
 from deepmodels.data.documents import load_chats, load_documents
 from deepmodels.data.idx import read_idx
 from deepmodels.data.images import ImageFolderSource, find_classes
+from deepmodels.data.in_context import RECORDS as IN_CONTEXT
+from deepmodels.data.in_context import RecallSource
 from deepmodels.data.long_lag import RECORDS as LONG_LAG
 from deepmodels.data.long_lag import AddingSource, CopyingSource
 from deepmodels.data.shapes import CLASSES as SHAPES
@@ -260,6 +262,20 @@ def load_copying(split: str, *, lag: int = 20, copied: int = 5) -> Source | None
     return CopyingSource(split, lag, copied) if split in LONG_LAG else None
 
 
+def load_recall(split: str, *, pairs: int = 24, keys: int = 16) -> Source | None:
+    """Returns one split of keys and values to look up, 20,000 and 1,000 records; see RecallSource.
+
+    Args:
+      split: "train" or "test".
+      pairs: in a row.
+      keys: how many there are, and as many values.
+
+    Raises:
+      ConfigError: there are too few pairs or keys.
+    """
+    return RecallSource(split, pairs, keys) if split in IN_CONTEXT else None
+
+
 DIGITS = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -269,6 +285,7 @@ DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(load_mnist, 10, DIGITS),
     "adding": Dataset(load_adding),
     "copying": Dataset(load_copying),
+    "recall": Dataset(load_recall),
     "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
     "npz": Dataset(load_npz),

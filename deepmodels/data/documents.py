@@ -91,7 +91,7 @@ def load_chats(
       path: a .jsonl file, or a folder with train.jsonl and so on: {"messages": [{"role": ..., "content": ...}, ...]} in
         each line. Chats with more than `max_length` tokens are left out.
       tokenizer: what `deepmodels.tokenizers.load` reads.
-      template: the folder that has the chat template, or a .jinja file; by default the tokenizer's folder has it.
+      template: the folder or .gguf file that has the chat template, or a .jinja file; by default the tokenizer's.
       max_length: tokens of a window.
       test_share: the share of a single file's lines that is the test split.
 
@@ -111,7 +111,7 @@ def load_chats(
     if place.suffix == ".jinja":
         written = tokenizers.Chat(read_text(place))
     else:
-        written = tokenizers.load_chat(place if place.is_dir() else place.parent)
+        written = tokenizers.load_chat(place if place.is_dir() or place.suffix == ".gguf" else place.parent)
     pieces = [chat_tokens(chat, made, written) for chat in chats]
     pieces = [piece for piece in pieces if len(piece[0]) <= max_length and any(piece[1][1:])]
     if not pieces:

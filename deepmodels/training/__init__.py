@@ -1,8 +1,17 @@
 """Training: the loop, the step, optimizers, checkpoints, and what a run writes. It imports every other room."""
 
-from deepmodels.training.loop import Result, TrainingError, evaluate
+from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
 from deepmodels.training.step import TrainState, make_train_step
 
-__all__ = ["Result", "TrainState", "TrainingError", "evaluate", "make_optimizer", "make_train_step", "train"]
+__all__ = [
+    "Result",
+    "TrainState",
+    "TrainingError",
+    "evaluate",
+    "load_run",
+    "make_optimizer",
+    "make_train_step",
+    "train",
+]

@@ -52,14 +52,15 @@ def make(config: Mapping[str, Any]) -> Experiment:
     config = configs.complete(config)
     mesh = parallel.make_mesh(config.mesh)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate)
-    model = models.create(**config.model)
+    model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
     _check_vocabulary(model, sources["train"])
-    objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | dict(config.objective))
+    _check_call(config, model, sources["train"])
+    objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | config.objective.to_dict())
     prepare = make_prepare(
         config.data.get("mean", 0.0),
         config.data.get("std", 1.0),
@@ -300,6 +301,21 @@ def _check_vocabulary(model: nn.Module, source: data.Source) -> None:
     name = "target_vocab_size" if hasattr(model, "target_vocab_size") else "vocab_size"
     if "targets" in source[0]:
         tokenizers.check_vocab(source.target_tokenizer, getattr(model, name), name=f"config.model.{name}")
+
+
+def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> None:
+    """Whether the model can be called as packed data and a loss in chunks need it."""
+    takes = inspect.signature(type(model).__call__).parameters
+    if "documents" in source[0] and "documents" not in takes:
+        raise ConfigError(
+            f"config.data: {config.data.name!r} has several documents in a row, which the model {config.model.name!r} "
+            "can't keep apart; the decoders, such as gpt2, can, and data.name='text' has one in a row"
+        )
+    if config.objective.get("chunk_size") is not None and "project" not in takes:
+        raise ConfigError(
+            f"config.objective.chunk_size: the model {config.model.name!r} can't leave its logits to the loss; the "
+            "decoders, such as gpt2, can"
+        )
 
 
 def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,8 @@ from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
-from deepmodels.training import experiment
+from deepmodels.tokenizers import Tokenizer
+from deepmodels.training import experiment, lora
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
@@ -184,7 +186,32 @@ def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = Non
     x = experiment.make(read_config(workdir))
     if split not in x.sources:
         raise ConfigError(f"the run has no split {split!r}: {nearest(split, x.sources)}")
-    checkpoints = Checkpoints(Path(workdir))
+    return experiment.make_evaluation(x)(split, _restored(x, Path(workdir), step))
+
+
+def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module, PyTree, Tokenizer | None]:
+    """Returns a run's model, its variables, and the tokenizer of its data if that is of texts.
+
+    The parameters are averaged where the run averages them, and kernels have what adapters have learned.
+
+    Args:
+      workdir: the run's folder.
+      step: as for `evaluate`.
+
+    Raises:
+      ConfigError: the folder isn't a run.
+      DataError: the run's data set is missing or damaged.
+      CheckpointError: there is no such checkpoint, or it can't be read.
+    """
+    x = experiment.make(read_config(workdir))
+    state = _restored(x, Path(workdir), step)
+    params = lora.merge(averaged_params(state.params, state.opt_state))
+    return x.model, {"params": params, **state.variables}, getattr(x.sources["train"], "tokenizer", None)
+
+
+def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
+    """The state of a checkpoint, by default the best or else the last."""
+    checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(x.abstract, step)
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet")
@@ -192,7 +219,7 @@ def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = Non
     if step is None and best is not None:
         restored = checkpoints.restore(x.abstract, best)
     checkpoints.close()
-    return experiment.make_evaluation(x)(split, restored.state)
+    return restored.state
 
 
 class Meter:

@@ -9,7 +9,7 @@ import pytest
 
 import deepmodels
 from deepmodels import config as configs
-from deepmodels import loading, models, trees
+from deepmodels import loading, models, training, trees
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.training import experiment, lora
 from deepmodels.training.step import bind
@@ -128,7 +128,16 @@ def test_a_run_trains_adapters_and_leaves_the_rest_bit_by_bit(base, gpt, tmp_pat
     for name in trained.keys() - before.keys():
         if name.endswith("lora_b"):
             assert np.abs(trained[name]).min(axis=(1, 2)).min() > 0, "both layers moved"
+    adapted = loading.load_adapter(tmp_path / "run" / "adapter", models.create("gpt_tiny"), params)
+    for name, leaf in trees.flatten(adapted).items():
+        np.testing.assert_array_equal(leaf, trained[name], err_msg=name)
+    model, variables, tokenizer = training.load_run(tmp_path / "run")
+    assert (model, tokenizer.decode(tokenizer.encode("people"))) == (models.create("gpt_tiny"), "people")
+    merged = trees.flatten(lora.merge(result.state.params))
+    for name, leaf in trees.flatten(variables["params"]).items():
+        np.testing.assert_array_equal(leaf, merged[name], err_msg=name)
     said = capsys.readouterr().out
+    assert "adapter: " in said
     assert "Trains" in said
     assert "layers" in said
     assert deepmodels.evaluate(tmp_path / "run") == result.metrics, "adapters are in the checkpoint"

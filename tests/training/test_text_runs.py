@@ -9,6 +9,7 @@ import pytest
 
 import deepmodels
 from deepmodels import trees
+from deepmodels.cli import main
 from deepmodels.errors import ConfigError, ShapeError
 from deepmodels.parallel import prefetch
 from deepmodels.training import experiment
@@ -51,6 +52,29 @@ def language_config(texts, **data):
     model = {"name": "lstm_ptb_tiny", "vocab_size": 260, "hidden_size": 4}
     options = {"name": "text", "path": str(texts / "text.txt"), "max_length": 16, "test_share": 0.15}
     return config(model, "language_modelling", options | data)
+
+
+def test_what_a_model_of_tokens_cant_do(texts):
+    packed = language_config(texts, name="documents", path=str(texts / "labels.tsv"))
+    with pytest.raises(ConfigError, match="several documents in a row, which the model 'lstm_ptb_tiny' can't keep"):
+        experiment.make(packed)
+    chunked = language_config(texts)
+    chunked["objective"]["chunk_size"] = 4
+    with pytest.raises(ConfigError, match="the model 'lstm_ptb_tiny' can't leave its logits to the loss"):
+        experiment.make(chunked)
+
+
+def test_packed_documents_in_chunks_train_a_decoder_that_writes(texts, tmp_path, one_device, capsys):
+    values = language_config(texts, name="documents", path=str(texts / "labels.tsv"))
+    values["model"] = {"name": "gpt_tiny", "vocab_size": 260, "remat": "dots"}
+    values["objective"] |= {"chunk_size": 4, "z_loss": 1e-4}
+    result = deepmodels.train(values, tmp_path / "run", quiet=True)
+    assert result.metrics.keys() == {"test/loss", "test/accuracy", "test/perplexity"}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "prediction" in report
+    main(["sample", "--model", str(tmp_path / "run"), "--prompt", "we the", "--max-new-tokens", "4", "--json"])
+    (written,) = json.loads(capsys.readouterr().out)
+    assert 1 <= len(written["tokens"]) <= 4
 
 
 def test_a_language_model(texts, tmp_path, one_device):
