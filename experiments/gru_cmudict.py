@@ -29,6 +29,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 clip_norm=1.0,
                 schedule=dict(name="cosine", warmup_steps=steps // 20),
             ),
+            decode=dict(metrics=("word_error_rate", "exact_match"), beam_size=4, length_penalty=0.0),
             every=dict(log=min(50, every), evaluate=every, checkpoint=every),
         )
     )
