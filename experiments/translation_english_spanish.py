@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, lstm, or smoke (two steps, on the verses inside the package)."""
     batch, steps, learning_rate, model = {
-        "full": (64, 1_400, 1.5e-3, dict(name="transformer_base", hidden_size=128, num_layers=3, num_heads=4)),
-        "lstm": (64, 1_400, 2e-3, dict(name="luong_2015", hidden_size=256, num_layers=1)),
+        "full": (32, 1_800, 1.5e-3, dict(name="transformer_base", hidden_size=128, num_layers=3, num_heads=4)),
+        "lstm": (32, 1_800, 2e-3, dict(name="luong_2015", hidden_size=256, num_layers=1)),
         "smoke": (8, 2, 1e-3, dict(name="transformer_base", hidden_size=8, num_layers=1, num_heads=2)),
     }[size]
     vocabulary = 91 if size == "smoke" else 4_000  # the characters of the package's verses, and five special ids
