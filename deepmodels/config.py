@@ -32,15 +32,18 @@ DEFAULTS: dict[str, Any] = {
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
+    "decode": None,  # {"metrics": names, ...}: what a model writes by itself is measured and shown at the end
     "early_stopping": None,  # {"metric": "validation/loss", "mode": "min", "patience": evaluations without improvement}
     "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
 }
 
 LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None}
+# metrics: of deepmodels.evaluation.WRITTEN; the others are arguments of deepmodels.sampling.beam_search
+DECODE = {"metrics": (), "beam_size": 4, "length_penalty": 0.6}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
-FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "sinks", "data.threads", "data.path")
+FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -92,7 +95,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
     defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
-    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING}
+    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING, "decode": DECODE}
     for key, values in defaults.items():
         section = result[key]
         if section is None and DEFAULTS[key] is None:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, or smoke (two steps)."""
-    batch, steps, hidden = {"full": (64, 3_000, 256), "smoke": (64, 2, 8)}[size]
+    batch, steps, hidden = {"full": (64, 2_000, 256), "smoke": (64, 2, 8)}[size]
     every = max(1, steps // 5)
     return ConfigDict(
         dict(
@@ -29,6 +29,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 clip_norm=1.0,
                 schedule=dict(name="cosine", warmup_steps=steps // 20),
             ),
+            decode=dict(metrics=("word_error_rate", "sequence_accuracy"), beam_size=4, length_penalty=0.0),
             every=dict(log=min(50, every), evaluate=every, checkpoint=every),
         )
     )

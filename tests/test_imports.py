@@ -37,7 +37,7 @@ ALLOWED = {
     "analysis": {"models", "trees", "cache"},
     "training": {
         "trees", "arguments", "cache", "tuning", "config", "layers", "augment", "data", "objectives", "models",
-        "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers",
+        "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers", "sampling",
     },
     "cli": {
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",

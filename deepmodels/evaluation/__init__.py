@@ -10,9 +10,10 @@ from deepmodels.evaluation.language import (
 )
 from deepmodels.evaluation.loop import confusion_matrix, evaluate, predict
 from deepmodels.evaluation.ngram import NGram
-from deepmodels.evaluation.text import bleu, edit_distance, error_rate
+from deepmodels.evaluation.text import WRITTEN, bleu, edit_distance, error_rate, sequence_accuracy, word_error_rate
 
 __all__ = [
+    "WRITTEN",
     "NGram",
     "Question",
     "bleu",
@@ -26,4 +27,6 @@ __all__ = [
     "perplexity",
     "predict",
     "score_continuations",
+    "sequence_accuracy",
+    "word_error_rate",
 ]

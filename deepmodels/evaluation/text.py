@@ -1,6 +1,6 @@
 """How near what was written is to what was meant: BLEU, and counts of insertions, deletions and substitutions."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from deepmodels.errors import ConfigError
 
@@ -42,6 +42,26 @@ def error_rate(written: Sequence[Sequence[Hashable]], references: Sequence[Seque
     return sum(map(edit_distance, written, references)) / total
 
 
+def word_error_rate(written: Sequence[str], references: Sequence[str]) -> float:
+    """Returns `error_rate` of texts, cut at spaces: of phonemes with spaces between them, the phoneme error rate."""
+    return error_rate([text.split() for text in written], [text.split() for text in references])
+
+
+def sequence_accuracy(written: Sequence[str], references: Sequence[str]) -> float:
+    """Returns the share of texts that are their reference, word by word.
+
+    Args:
+      written: N texts.
+      references: the true one of each.
+
+    Raises:
+      ConfigError: there isn't one reference for each, or there is no text.
+    """
+    if len(references) != len(written) or not written:
+        raise ConfigError(f"references: expected one for each of {len(written)} texts, got {len(references)}")
+    return sum(a.split() == b.split() for a, b in zip(written, references, strict=True)) / len(written)
+
+
 def bleu(translations: Sequence[str], references: Sequence[str]) -> float:
     """Returns the BLEU of a corpus, 0 to 100, as sacrebleu computes it by default.
 
@@ -64,3 +84,10 @@ def bleu(translations: Sequence[str], references: Sequence[str]) -> float:
     except ImportError as error:
         raise ConfigError("BLEU needs the package 'sacrebleu': pip install 'deepmodels-jax[text]'") from error
     return sacrebleu.corpus_bleu(list(translations), [list(references)]).score
+
+
+WRITTEN: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {  # of texts and their references
+    "bleu": bleu,
+    "word_error_rate": word_error_rate,
+    "sequence_accuracy": sequence_accuracy,
+}

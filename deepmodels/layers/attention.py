@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepmodels.errors import ConfigError
+from deepmodels.layers.dense import Dense
 
 
 class Attention(nn.Module):
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ConfigError(f"num_heads: {self.num_heads} doesn't divide hidden_size, which is {self.hidden_size}")
         inner = self.num_heads * (self.head_size or self.hidden_size // self.num_heads)
-        dense = functools.partial(nn.Dense, use_bias=self.use_bias)
+        dense = functools.partial(Dense, use_bias=self.use_bias)
         self.query = dense(inner, kernel_init=self.query_init or self.kernel_init)
         self.key = dense(inner, kernel_init=self.kernel_init)
         self.value = dense(inner, kernel_init=self.kernel_init)

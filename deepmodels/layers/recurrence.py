@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from deepmodels.errors import ShapeError, unknown
 from deepmodels.layers.checks import check_mask
+from deepmodels.layers.dense import product
 
 State = tuple[Array, ...]  # the hidden state, and the LSTM's cell state after it
 
@@ -251,7 +252,7 @@ class Recurrence(nn.Module):
         if state is None:
             state = (jnp.zeros((x.shape[0], size), x.dtype),) * cell.arrays
 
-        inputs, rest = jnp.swapaxes(x, 0, 1) @ kernel, None
+        inputs, rest = product(jnp.swapaxes(x, 0, 1), kernel), None
         if cell.apart:
             inputs = inputs + (bias + other.at[-size:].set(0))[None, None]
             inputs, rest = jnp.split(inputs, [width - size], -1)

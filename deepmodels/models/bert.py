@@ -13,6 +13,7 @@ from jax import Array
 from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.layers.attention import Attention, key_mask
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.dense import Dense, attend
 from deepmodels.layers.layer_norm import LayerNorm
 from deepmodels.layers.stack import scan_layers
 from deepmodels.models.variant import Variant, tokens
@@ -22,7 +23,7 @@ HEADS = (*("masked_lm", "pretraining", "sequence_classification", "token_classif
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}  # of the pooler
 
 normal = nn.initializers.truncated_normal(0.02)
-dense = partial(nn.Dense, kernel_init=normal)
+dense = partial(Dense, kernel_init=normal)
 embed = partial(nn.Embed, embedding_init=normal)
 gelu = partial(nn.gelu, approximate=False)
 
@@ -170,7 +171,7 @@ class Bert(nn.Module):
         x = gelu(dense(self.hidden_size, name="masked_lm_dense")(x))
         x = LayerNorm(self.epsilon, name="masked_lm_norm")(x)
         bias = self.param("masked_lm_bias", nn.initializers.zeros, (self.vocab_size,), jnp.float32)
-        return token_embed.attend(x) + bias.astype(x.dtype)[None, None]
+        return attend(token_embed, x) + bias.astype(x.dtype)[None, None]
 
 
 def mean_pool(hidden: Array, mask: Array | None = None) -> Array:

@@ -8,6 +8,7 @@ one answer all that come to the same when repetitions and then blanks are left o
 from flax import linen as nn
 from jax import Array
 
+from deepmodels.layers.dense import Dense
 from deepmodels.layers.recurrence import RecurrentStack
 from deepmodels.models.recurrent import sequences
 from deepmodels.models.variant import Variant
@@ -48,7 +49,7 @@ class CTCNetwork(nn.Module):
             name="stack",
         )
         x, _ = stack(inputs, mask, train=train)
-        return nn.Dense(self.num_classes, name="head")(x)
+        return Dense(self.num_classes, name="head")(x)
 
 
 _PAPER = "Graves, Fernández, Gomez & Schmidhuber (2006), doi:10.1145/1143844.1143891"

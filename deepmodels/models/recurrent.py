@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.dense import Dense
 from deepmodels.layers.recurrence import RecurrentStack, State
 from deepmodels.models.variant import Variant, tokens
 
@@ -114,7 +115,7 @@ class RecurrentLanguageModel(nn.Module):
             unroll=self.unroll,
         )
         self.dropout = nn.Dropout(self.dropout_rate)
-        self.head = nn.Dense(self.vocab_size)
+        self.head = Dense(self.vocab_size)
 
     def __call__(self, tokens: Array, mask: Array | None = None, train: bool = False) -> Array:
         logits, _ = self.decode(tokens, mask=mask, train=train)

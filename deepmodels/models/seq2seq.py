@@ -2,12 +2,13 @@
 
 `Seq2Seq` is that of Sutskever, Vinyals & Le (2014), arXiv:1409.3215; `RNNSearch` that of Bahdanau, Cho & Bengio (2014),
 arXiv:1409.0473; `LuongAttention` that of Luong, Pham & Manning (2015), arXiv:1508.04025. All take the source and what
-the decoder reads, which is the target behind a token that starts it, and have two halves to decode step by step:
+the decoder reads, which is the target behind a token that starts it, and have two halves:
 
     state = model.apply(variables, tokens, mask, method="encode")
     logits, state = model.apply(variables, targets, state, method="decode")
 
-where `targets` are as many as there are so far: `deepmodels.sampling` takes such a step. B batch, S steps of the
+where `targets` are as many as there are so far. To write a text they have what the Transformer has: the state is what
+`start` returns, and `step` reads one token of each text, as `deepmodels.sampling` takes it. B batch, S steps of the
 source, T of the target, H channels.
 """
 
@@ -21,6 +22,7 @@ from jax import Array
 
 from deepmodels.errors import unknown
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.dense import Dense
 from deepmodels.layers.recurrence import RecurrentStack, State
 from deepmodels.models.variant import Variant, tokens
 
@@ -40,6 +42,15 @@ class EncoderDecoder(nn.Module):
     ) -> Array:
         logits, _ = self.decode(targets, self.encode(tokens, mask, train), target_mask, train)
         return logits
+
+    def start(self, memory: Any, mask: Array | None = None, *, length: int) -> Any:
+        """Returns what `step` begins with: what `encode` returned, for a text of any length."""
+        return memory
+
+    def step(self, tokens: Array, state: Any) -> tuple[Array, Any]:
+        """Returns logits (B, target_vocab_size) of what follows tokens (B,), the next of each text, and the state."""
+        logits, state = self.decode(tokens[:, None], state)
+        return logits[:, 0], state
 
 
 class Seq2Seq(EncoderDecoder):
@@ -85,7 +96,7 @@ class Seq2Seq(EncoderDecoder):
         self.encoder = RecurrentStack(reverse=self.reverse_source, **arguments)
         self.target_embed = nn.Embed(self.target_vocab_size, self.hidden_size)
         self.decoder = RecurrentStack(**arguments)
-        self.head = nn.Dense(self.target_vocab_size)
+        self.head = Dense(self.target_vocab_size)
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> State:
         """Returns the state in which the decoder begins: arrays (B, num_layers, H)."""
@@ -107,9 +118,10 @@ class Seq2Seq(EncoderDecoder):
 class SourceAttention(nn.Module):
     """Attention of one query to the states of the source.
 
-    The call takes queries (B, Q), the keys that `keys` made of the memory, the memory (B, S, M) and a mask (B, S) of
-    bools or None, and returns the average of the memory (B, M). Its weights (B, S) are the output of a submodule
-    "weights", for `deepmodels.analysis.intermediates`. Raises ConfigError if the score is unknown.
+    The call takes queries (B, Q), keys (B, S, K), the memory (B, S, M) and a mask (B, S) of bools or None, and returns
+    the average of the memory (B, M). The keys are what `MemoryKeys` makes of the memory, once for all queries. The
+    weights (B, S) are the output of a submodule "weights", for `deepmodels.analysis.intermediates`. Raises ConfigError
+    if the score is unknown.
 
     Attributes:
       score: of a query q and a key k: "additive", v tanh(Wq + Uk), Bahdanau's, which Luong calls "concat"; "general",
@@ -126,13 +138,7 @@ class SourceAttention(nn.Module):
         if self.score == "additive":
             self.query = nn.Dense(self.size)
             self.vector = self.param("vector", nn.initializers.lecun_normal(), (self.size, 1), jnp.float32)
-        if self.score != "dot":
-            self.key = nn.Dense(self.size, use_bias=False)
         self.weights = AttentionWeights()
-
-    def keys(self, memory: Array) -> Array:
-        """Returns what the memory is compared by, (B, S, K): made once for all queries."""
-        return memory if self.score == "dot" else self.key(memory)
 
     def __call__(self, query: Array, keys: Array, memory: Array, mask: Array | None) -> Array:
         if self.score == "additive":
@@ -140,6 +146,17 @@ class SourceAttention(nn.Module):
         else:
             scores = jnp.einsum("bq,bsq->bs", query, keys)
         return jnp.einsum("bs,bsm->bm", self.weights(scores, mask), memory)
+
+
+class MemoryKeys(nn.Module):
+    """What `SourceAttention` compares the memory (B, S, M) by: U k, W k, or for the score "dot" the memory itself."""
+
+    score: str
+    size: int
+
+    @nn.compact
+    def __call__(self, memory: Array) -> Array:
+        return memory if self.score == "dot" else Dense(self.size, use_bias=False, name="key")(memory)
 
 
 class AttentionWeights(nn.Module):
@@ -204,9 +221,10 @@ class RNNSearch(EncoderDecoder):
         self.encoder = RecurrentStack(self.cell, self.hidden_size, bidirectional=True, unroll=self.unroll)
         self.initial = nn.Dense(self.hidden_size)
         self.target_embed = nn.Embed(self.target_vocab_size, self.embed_size)
+        self.memory_keys = MemoryKeys("additive", self.attention_size)
         self.decoder = SearchStep(self.cell, self.hidden_size, self.attention_size)
-        self.maxout = nn.Dense(2 * self.maxout_size)
-        self.head = nn.Dense(self.target_vocab_size)
+        self.maxout = Dense(2 * self.maxout_size)
+        self.head = Dense(self.target_vocab_size)
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> DecoderState:
         """Returns the state in which the decoder begins, the memory of the source in it."""
@@ -214,7 +232,7 @@ class RNNSearch(EncoderDecoder):
         check_mask(mask, tokens)
         states, (last,) = self.encoder(self.token_embed(tokens), mask)
         first = jnp.tanh(self.initial(last[:, 1]))  # of the direction that ends at the first token
-        memory = Memory(states, self.decoder.keys(states), mask)
+        memory = Memory(states, self.memory_keys(states), mask)
         return DecoderState(memory, (first[:, None],))
 
     def decode(
@@ -240,10 +258,6 @@ class SearchStep(nn.Module):
     def setup(self) -> None:
         self.attention = SourceAttention("additive", self.attention_size)
         self.stack = RecurrentStack(self.cell, self.hidden_size)
-
-    def keys(self, memory: Array) -> Array:
-        """Returns what the memory is compared by."""
-        return self.attention.keys(memory)
 
     def __call__(
         self, state: DecoderState, embedded: Array, mask: Array | None, train: bool
@@ -296,15 +310,16 @@ class LuongAttention(EncoderDecoder):
             self.cell, self.hidden_size, reverse=self.reverse_source, unroll=self.unroll, **sizes
         )
         self.target_embed = nn.Embed(self.target_vocab_size, self.hidden_size)
+        self.memory_keys = MemoryKeys(self.score, self.hidden_size)
         self.decoder = FeedingStep(self.cell, self.hidden_size, self.score, self.input_feeding, **sizes)
-        self.head = nn.Dense(self.target_vocab_size, use_bias=False)
+        self.head = Dense(self.target_vocab_size, use_bias=False)
 
     def encode(self, tokens: Array, mask: Array | None = None, train: bool = False) -> DecoderState:
         """Returns the state in which the decoder begins, the memory of the source in it."""
         check_tokens(tokens)
         check_mask(mask, tokens)
         states, last = self.encoder(self.token_embed(tokens), mask, train=train)
-        return DecoderState(Memory(states, self.decoder.keys(states), mask), last, jnp.zeros_like(states[:, 0]))
+        return DecoderState(Memory(states, self.memory_keys(states), mask), last, jnp.zeros_like(states[:, 0]))
 
     def decode(
         self, targets: Array, state: DecoderState, target_mask: Array | None = None, train: bool = False
@@ -332,10 +347,6 @@ class FeedingStep(nn.Module):
             self.cell, self.hidden_size, num_layers=self.num_layers, dropout_rate=self.dropout_rate
         )
         self.combine = nn.Dense(self.hidden_size, use_bias=False)
-
-    def keys(self, memory: Array) -> Array:
-        """Returns what the memory is compared by."""
-        return self.attention.keys(memory)
 
     def __call__(
         self, state: DecoderState, embedded: Array, mask: Array | None, train: bool

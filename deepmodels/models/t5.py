@@ -15,6 +15,7 @@ from jax import Array
 from deepmodels.errors import ConfigError
 from deepmodels.layers.attention import Attention, decoder_cache, key_mask
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.dense import Dense, attend
 from deepmodels.layers.rms_norm import RMSNorm
 from deepmodels.layers.stack import scan_layers
 from deepmodels.models.variant import Variant, tokens
@@ -104,7 +105,7 @@ class T5Layer(nn.Module):
             dropout_rate=self.dropout_rate, kernel_init=fan_in,
             query_init=nn.initializers.variance_scaling(1 / self.head_size, "fan_in", "normal"),
         )  # fmt: skip
-        dense = partial(nn.Dense, use_bias=False, kernel_init=fan_in)
+        dense = partial(Dense, use_bias=False, kernel_init=fan_in)
         self.attention = attention()
         if self.decodes:
             self.cross_attention = attention()
@@ -264,7 +265,7 @@ class T5(nn.Module):
         self.encoder = stack(self.num_layers, layer | {"decodes": False})
         self.decoder = stack(self.num_decoder_layers or self.num_layers, layer | {"decodes": True})
         if not self._tied:
-            self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=fan_in)
+            self.head = Dense(self.vocab_size, use_bias=False, kernel_init=fan_in)
 
     @property
     def _tied(self) -> bool:
@@ -324,7 +325,7 @@ class T5(nn.Module):
     def _logits(self, x: Array) -> Array:
         if not self._tied:
             return self.head(x)
-        return self.token_embed.attend(x * self.hidden_size**-0.5)
+        return attend(self.token_embed, x * self.hidden_size**-0.5)
 
 
 _2019 = "Raffel et al. (2019), arXiv:1910.10683"

@@ -16,11 +16,12 @@ from jax import Array
 from deepmodels.errors import ConfigError
 from deepmodels.layers.attention import Attention, decoder_cache, key_mask
 from deepmodels.layers.checks import check_mask, check_tokens
+from deepmodels.layers.dense import Dense, attend
 from deepmodels.layers.layer_norm import LayerNorm
 from deepmodels.layers.stack import scan_layers
 from deepmodels.models.variant import Variant, tokens
 
-dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+dense = partial(Dense, kernel_init=nn.initializers.xavier_uniform())
 
 Cache = dict[str, Array]
 
@@ -243,7 +244,7 @@ class Transformer(nn.Module):
         check_tokens(targets, name="targets")
         check_mask(target_mask, targets, name="target_mask")
         x = self.decoder(self._embed(targets, train), memory, mask, target_mask, train)
-        return self.token_embed.attend(x)
+        return attend(self.token_embed, x)
 
     def start(self, memory: Array, mask: Array | None = None, *, length: int) -> Cache:
         """Returns what `step` begins with, see `deepmodels.layers.attention.decoder_cache`.
@@ -265,7 +266,7 @@ class Transformer(nn.Module):
         table = sinusoids(cache["keys"].shape[2], self.hidden_size)
         x = self._scaled(tokens) + jnp.asarray(table, kept[0].dtype)[position]
         x, (keys, values) = self.decoder.step(x[:, None], kept, cache["memory_mask"], position)
-        logits = self.token_embed.attend(x[:, 0])
+        logits = attend(self.token_embed, x[:, 0])
         return logits, cache | {"position": position + 1, "keys": keys, "values": values}
 
     def _embed(self, tokens: Array, train: bool) -> Array:

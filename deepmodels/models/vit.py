@@ -13,6 +13,7 @@ from jax import Array
 from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.layers.attention import Attention
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.dense import Dense
 from deepmodels.layers.layer_norm import LayerNorm
 from deepmodels.layers.stack import scan_layers
 from deepmodels.layers.stochastic_depth import StochasticDepth
@@ -49,11 +50,11 @@ class ViTLayer(nn.Module):
         y = Attention(self.num_heads, hidden_size, name="attention")(LayerNorm(self.epsilon, name="norm1")(x))
         x += StochasticDepth(name="stochastic_depth1")(self._scaled(dropout(y), "scale1"), rate, train)
         # section 3.1: Xavier's initialisation, biases of 1e-6 are as good as none
-        y = nn.Dense(self.mlp_size, kernel_init=nn.initializers.xavier_uniform(), name="dense1")(
+        y = Dense(self.mlp_size, kernel_init=nn.initializers.xavier_uniform(), name="dense1")(
             LayerNorm(self.epsilon, name="norm2")(x)
         )
         y = dropout(nn.gelu(y, approximate=False))
-        y = nn.Dense(hidden_size, kernel_init=nn.initializers.xavier_uniform(), name="dense2")(y)
+        y = Dense(hidden_size, kernel_init=nn.initializers.xavier_uniform(), name="dense2")(y)
         return x + StochasticDepth(name="stochastic_depth2")(self._scaled(dropout(y), "scale2"), rate, train)
 
     def _scaled(self, y: Array, name: str) -> Array:

@@ -102,8 +102,9 @@ def beam_search(
 
         length = search.index + 1
         lengths = jnp.full(where.shape, length, jnp.int32)
-        counts = is_end & (jnp.arange(where.shape[1])[None] < beam_size)
-        scores = jnp.where(counts, penalised(values, length), -jnp.inf)
+        # of the others none would have gone on, had they not ended: so one beam is greedy
+        among_best = (jnp.arange(where.shape[1]) < beam_size)[None]
+        scores = jnp.where(is_end & among_best, penalised(values, length), -jnp.inf)
         ended = _best(Beams(*map(_joined, search.ended, (tokens, lengths, scores))), beam_size)
 
         values, kept = lax.top_k(jnp.where(is_end, -jnp.inf, values), beam_size)

@@ -4,7 +4,8 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
-from deepmodels.training import experiment, lora
+from deepmodels.training import decoding, experiment, lora
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
@@ -73,6 +74,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     config, every = x.config, x.config.every
     watched = "validation" if "validation" in x.sources else "test"
     _check_metrics(x, watched)
+    if config.decode is not None:
+        decoding.check(x)
     given = {} if saved_steps(workdir) else experiment.pretrained(x)
     workdir = open_workdir(workdir, config)
 
@@ -156,11 +159,11 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     checkpoints.keep(config.keep.last, also=chosen)
     checkpoints.close()
 
-    metrics = evaluate_on("test", state)
+    metrics, written = _tested(x, evaluate_on, "test", state)
     _write(sinks, step, metrics)
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
-    report = _report(x, workdir, state, metrics)
+    report = _report(x, workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -186,7 +189,7 @@ def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = Non
     x = experiment.make(read_config(workdir))
     if split not in x.sources:
         raise ConfigError(f"the run has no split {split!r}: {nearest(split, x.sources)}")
-    return experiment.make_evaluation(x)(split, _restored(x, Path(workdir), step))
+    return _tested(x, experiment.make_evaluation(x), split, _restored(x, Path(workdir), step))[0]
 
 
 def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module, PyTree, Tokenizer | None]:
@@ -363,7 +366,20 @@ def _write(sinks, step: int, values: Mapping[str, float]) -> None:
         sink.scalars(step, values)
 
 
-def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float]) -> Path:
+def _tested(
+    x: Experiment, evaluate_on: Callable, split: str, state: TrainState
+) -> tuple[dict[str, float], decoding.Written | None]:
+    """The metrics of a split, and what the model writes by itself, where the config asks for that."""
+    metrics = evaluate_on(split, state)
+    if x.config.decode is None:
+        return metrics, None
+    written = decoding.write(x, averaged_params(state.params, state.opt_state), state.variables, split)
+    return metrics | decoding.measure(x, written, split), written
+
+
+def _report(
+    x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float], written: decoding.Written | None
+) -> Path:
     history = read_json_lines(workdir / "metrics.jsonl")
     params = averaged_params(state.params, state.opt_state)
     inputs, record, kernels = experiment.model_inputs(x), x.sources["test"][0], []
@@ -373,6 +389,8 @@ def _report(x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[st
         kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
     else:
         answers = _read if hasattr(x.sources["test"], "tokenizer") else lambda *_: {}
+    if written is not None:
+        answers = partial(_written, written)
     rates = [line["examples_per_second"] for line in history if "examples_per_second" in line]
     table = summary(x.model, *inputs)
     return write_report(
@@ -433,6 +451,19 @@ def _read(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
         columns["target"].append(source.target_tokenizer.decode(target.tolist()))
         columns["prediction"].append(source.target_tokenizer.decode(written[held].tolist()))
     return {"examples": columns}
+
+
+def _written(written: decoding.Written, x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """What the report shows of texts that the model wrote by itself."""
+    source, shown = x.sources["test"], range(min(_TEXTS, len(written.texts)))
+    return {
+        "examples": {
+            "input": [source.tokenizer.decode(source[index]["tokens"].tolist()) for index in shown],
+            "target": [written.references[index] for index in shown],
+            "written": [written.texts[index] for index in shown],
+        },
+        "attention": decoding.look(x, params, variables, written),
+    }
 
 
 def _classified_texts(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:

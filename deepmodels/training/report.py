@@ -40,6 +40,7 @@ def write_report(
     filters: np.ndarray | None = None,
     samples: Mapping[str, np.ndarray] | None = None,
     examples: Mapping[str, Sequence[str]] | None = None,
+    attention: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]] | None = None,
     summary_text: str = "",
     config_text: str = "",
     facts: Mapping[str, Any] | None = None,
@@ -58,6 +59,7 @@ def write_report(
       perhaps smaller, for the middle
     - examples: texts by column, {"input": [...], "target": [...], "prediction": [...]}, as many in each; of a long text
       the beginning is shown
+    - attention: of a few texts each, the tokens that were read, S of them, and written, T, and weights (layers, T, S)
     - summary_text, config_text: shown as they are
     - facts: what the table at the top says, in its order; text, or numbers (a whole number gets its thousands)
 
@@ -88,6 +90,8 @@ def write_report(
         figures["samples"] = "Sample predictions", draw_samples(samples, shown, class_names)
     if filters is not None:
         figures["filters"] = "First-layer filters", draw_filters(filters)
+    if attention:
+        figures["attention"] = "Attention of what was written to what was read", draw_attention(attention)
 
     workdir = Path(workdir)
     folder = workdir / "report"
@@ -268,6 +272,39 @@ def draw_segmentation(samples: Mapping[str, np.ndarray], class_names: Sequence[s
     keys = [Patch(color=color, label=name) for color, name in zip(colors, names, strict=True)]
     figure.legend(handles=keys[:20], loc="lower center", ncols=min(6, classes), frameon=False, fontsize=8)
     return figure
+
+
+def draw_attention(looks: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]]) -> "Figure":
+    """Returns a figure of the weights of attention: a row for each text, a column for each layer, black is all of it.
+
+    `looks` is `attention` as in `write_report`.
+    """
+    cell, margin, gap = 0.16, 1.0, 0.3  # inches; of a token, of their names, between layers
+    layers = max(len(weights) for _, _, weights in looks)
+    wide, heights = max(len(source) for source, _, _ in looks), [len(written) * cell for _, written, _ in looks]
+    width, height = 2 * margin + layers * (wide * cell + gap), sum(heights) + len(looks) * (margin + gap)
+    figure, top = _figure(width, height), height
+    for number, (source, written, weights) in enumerate(looks):
+        top -= margin + heights[number]
+        for layer, shares in enumerate(weights):
+            left = margin + layer * (wide * cell + gap)
+            size = len(source) * cell, heights[number]
+            axes = _picture(figure, left / width, top / height, size[0] / width, size[1] / height)
+            axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            axes.spines[:].set(visible=True, color=_GRID)
+            axes.xaxis.tick_top()
+            axes.set_xticks(range(len(source)), _plain_text(source), rotation=90, fontsize=7, color=_INK)
+            axes.set_yticks(range(len(written)) if layer == 0 else [], _plain_text(written) if layer == 0 else [])
+            axes.tick_params(length=0, labelsize=7)
+            if len(weights) > 1:
+                axes.set_xlabel(f"layer {layer + 1}", fontsize=8, color=_MUTED, labelpad=3)
+        top -= gap
+    return figure
+
+
+def _plain_text(tokens: Sequence[str]) -> list[str]:
+    """Tokens as matplotlib takes them, which would read a formula between dollar signs."""
+    return [token.strip().replace("$", r"\$") for token in tokens]
 
 
 def _check_samples(samples: Mapping[str, np.ndarray]) -> None:

@@ -120,7 +120,7 @@ def test_rnnsearch_is_the_papers_equations():
         memory = np.concatenate([forward, backward], 1)
         s, logits, attention = np.tanh(dense(p["initial"], backward[0])), [], p["decoder"]["attention"]
         for t, y in enumerate(p["target_embed"]["embedding"][targets]):
-            energies = np.tanh(dense(attention["query"], s) + memory @ attention["key"]["kernel"])
+            energies = np.tanh(dense(attention["query"], s) + memory @ p["memory_keys"]["key"]["kernel"])
             alpha = softmax((energies @ attention["vector"])[:, 0])
             weights[t, row, :length] = alpha
             c = alpha @ memory
@@ -131,6 +131,9 @@ def test_rnnsearch_is_the_papers_equations():
     np.testing.assert_allclose(jax.jit(model.apply)(variables, TOKENS, TARGETS, MASK), expected, rtol=1e-4, atol=1e-5)
     looked = jax.jit(lambda v: intermediates(model, v, TOKENS, TARGETS, MASK, pattern="*attention/weights"))(variables)
     assert list(looked) == ["decoder/attention/weights"]
+    everything = jax.eval_shape(lambda: intermediates(model, variables, TOKENS, TARGETS, MASK))
+    assert everything["decoder/attention/weights"].shape == weights.shape
+    assert everything["memory_keys/key"].shape == (BATCH, SOURCE, 8)
     np.testing.assert_allclose(looked["decoder/attention/weights"], weights, rtol=1e-4, atol=1e-6)
 
 
@@ -156,9 +159,9 @@ def test_luongs_attention_is_the_papers_equations(score, input_feeding):
             if score == "dot":
                 scores = memory @ h
             elif score == "general":
-                scores = memory @ attention["key"]["kernel"] @ h
+                scores = memory @ p["memory_keys"]["key"]["kernel"] @ h
             else:
-                w = np.concatenate([attention["query"]["kernel"], attention["key"]["kernel"]])  # of [h; memory]
+                w = np.concatenate([attention["query"]["kernel"], p["memory_keys"]["key"]["kernel"]])  # of [h; memory]
                 both = np.concatenate([np.tile(h, (len(memory), 1)), memory], 1)
                 scores = (np.tanh(both @ w + attention["query"]["bias"]) @ attention["vector"])[:, 0]
             average = softmax(scores) @ memory

@@ -63,13 +63,13 @@ def test_beams_that_hold_everything_find_the_best(penalty):
 
 
 def test_one_beam_is_greedy():
-    table = bigrams(2, seed=1)
+    table = bigrams(16, seed=1)
     beams = jax.jit(
         lambda t: beam_search(
-            step, state_of(t), start=START, end=END, batch_size=2, beam_size=1, max_length=6, batch_axis=AXES
+            step, state_of(t), start=START, end=END, batch_size=16, beam_size=1, max_length=6, batch_axis=AXES
         )
     )(table)
-    for i in range(2):
+    for i in range(16):
         token, expected = START, []
         while len(expected) < 6 and not (expected and token == END):
             token = int(table[i, token].argmax())

@@ -12,7 +12,7 @@ from deepmodels import trees
 from deepmodels.cli import main
 from deepmodels.errors import ConfigError, ShapeError
 from deepmodels.parallel import prefetch
-from deepmodels.training import experiment
+from deepmodels.training import decoding, experiment
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.step import make_train_step
 
@@ -141,6 +141,43 @@ def test_parts_of_a_batch_count_for_their_tokens(texts, float64, monkeypatch, wa
         np.testing.assert_allclose(trees.flatten(parts.params)[name], value, atol=1e-12, err_msg=name)
     for name in ("loss", "accuracy", "perplexity"):
         np.testing.assert_allclose(np.mean(same[name]), metrics[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("model", [{"name": "transformer_tiny"}, {"name": "luong_tiny", "target_vocab_size": 32}])
+def test_what_a_model_writes_is_measured_and_shown(texts, tmp_path, one_device, model):
+    """One beam is the likeliest token at each step; BLEU and the rest are of whole texts."""
+    values = pairs_config(texts, decode={"metrics": ("sequence_accuracy", "word_error_rate"), "beam_size": 1})
+    values |= {"model": {"vocab_size": 32, **model}, "steps": 2}
+    result = deepmodels.train(values, tmp_path / "run", quiet=True)
+    assert deepmodels.evaluate(tmp_path / "run") == result.metrics
+    x, state = experiment.make(values), result.state
+    source = x.sources["test"]
+    written = decoding.write(x, state.params, state.variables)
+    batch = source.get_batch(np.arange(len(source)))
+    apply = jax.jit(lambda targets: x.model.apply({"params": state.params}, batch["tokens"], targets, batch["mask"]))
+    tokens = np.full((len(source), 16), source.target_tokenizer.start_id, np.int32)
+    for i in range(15):
+        tokens[:, i + 1] = apply(tokens)[:, i].argmax(-1)
+    ended = np.cumsum(tokens[:, 1:] == source.target_tokenizer.end_id, axis=1) > 0
+    np.testing.assert_array_equal(written.tokens, np.where(ended, source.target_tokenizer.end_id, tokens[:, 1:]))
+    assert written.references == [source.target_tokenizer.decode(row) for row in batch["targets"]]
+    wrong = [a.split() != b.split() for a, b in zip(written.texts, written.references, strict=True)]
+    assert result.metrics["test/sequence_accuracy"] == 1 - np.mean(wrong)
+    page = result.report.read_text()
+    assert "<tr><th>input</th><th>target</th><th>written</th></tr>" in page
+    assert (tmp_path / "run/report/attention.png").stat().st_size > 1000
+    first = decoding.look(x, state.params, state.variables, written)[0]
+    assert first.weights.shape == (2 if "trans" in model["name"] else 1, len(first.written), len(first.source))
+    np.testing.assert_allclose(first.weights.sum(-1), 1, rtol=1e-5)
+
+
+def test_what_cant_be_decoded(texts):
+    with pytest.raises(ConfigError, match=r"config.decode.metrics: no metric 'blue'.*did you mean 'bleu'"):
+        decoding.check(experiment.make(pairs_config(texts, decode={"metrics": ("blue",)})))
+    with pytest.raises(ConfigError, match=r"config.decode is for .*not for 'lstm_ptb_tiny' on 'text'"):
+        decoding.check(experiment.make(language_config(texts) | {"decode": {}}))
+    with pytest.raises(ConfigError, match="config.decode has no key 'beams'"):
+        experiment.make(pairs_config(texts, decode={"beams": 2}))
 
 
 def test_a_classifier_of_texts(texts, tmp_path, one_device):
