@@ -1,6 +1,6 @@
 """Sources: records by number, as numpy arrays, and how a batch is gathered from one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -101,6 +101,26 @@ def split_validation(source: Source, size: int) -> tuple[SubsetSource, SubsetSou
         )
     order = permutation(len(source), 0)
     return SubsetSource(source, np.sort(order[size:])), SubsetSource(source, np.sort(order[:size]))
+
+
+def without(source: Source, labels: Sequence[int]) -> SubsetSource:
+    """Returns the records of `source` whose "label" isn't among `labels`.
+
+    Raises:
+      ConfigError: records have no label, one of the labels is on none of them, or no record is left.
+    """
+    if "label" not in source[0] or np.ndim(source[0]["label"]):
+        raise ConfigError("held_out: the records of this data set have no label each")
+    if hasattr(source, "get_batch"):
+        found = source.get_batch(np.arange(len(source)))["label"]
+    else:
+        found = np.array([source[i]["label"] for i in range(len(source))])
+    if missing := sorted(set(labels) - set(found.tolist())):
+        raise ConfigError(f"held_out: no record has the label {missing[0]}; there are {sorted(set(found.tolist()))}")
+    kept = np.flatnonzero(~np.isin(found, list(labels)))
+    if not len(kept):
+        raise ConfigError(f"held_out: no record is left without the labels {list(labels)}")
+    return SubsetSource(source, kept)
 
 
 def gather(source: Source, indices: np.ndarray, map_function: Callable = map) -> Record:

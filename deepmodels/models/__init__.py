@@ -9,15 +9,19 @@ from deepmodels import arguments
 from deepmodels.errors import unknown
 from deepmodels.models import (
     alexnet,
+    autoencoder,
     bert,
+    boltzmann,
     convnext,
     ctc,
     deeplab,
     densenet,
     efficientnet,
     fcn,
+    gan,
     inception,
     lenet,
+    mae,
     mcculloch_pitts,
     mlp,
     mobilenet,
@@ -26,9 +30,12 @@ from deepmodels.models import (
     recurrent,
     resnet,
     seq2seq,
+    super_resolution,
     t5,
     transformer,
+    translation,
     unet,
+    vae,
     vgg,
     vit,
 )
@@ -58,6 +65,13 @@ MODELS: dict[str, Variant] = {
     **bert.VARIANTS,
     **t5.VARIANTS,
     **vit.VARIANTS,
+    **autoencoder.VARIANTS,
+    **mae.VARIANTS,
+    **boltzmann.VARIANTS,
+    **vae.VARIANTS,
+    **gan.VARIANTS,
+    **translation.VARIANTS,
+    **super_resolution.VARIANTS,
 }
 
 

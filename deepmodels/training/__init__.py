@@ -3,6 +3,16 @@
 from deepmodels.training.loop import Result, TrainingError, evaluate
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
-from deepmodels.training.step import TrainState, make_train_step
+from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
 
-__all__ = ["Result", "TrainState", "TrainingError", "evaluate", "make_optimizer", "make_train_step", "train"]
+__all__ = [
+    "Result",
+    "TrainState",
+    "TrainingError",
+    "evaluate",
+    "make_adversarial_step",
+    "make_optimizer",
+    "make_train_step",
+    "players",
+    "train",
+]
