@@ -44,8 +44,8 @@ def adversarial(
     Args:
       forward: `forward(images, sampling_key=key, key=key)` returns a dict of "fake" (B, H, W, C), "real_logits" and
         "fake_logits" (B, ...) as `models.gan` does, and the model's new variables; for the penalty also
-        `forward(images, method="discriminate", key=key)` the logits and variables. Both get "label" by name if
-        `conditional`.
+        `forward(images, method="discriminate", key=key)` the logits and variables. Both get the labels behind the
+        images if `conditional`.
       batch: "image" (B, H, W, C) floats; optionally "label" (B,) integers; optionally "example_mask" (B,) of 0 and 1.
       key: randomness of the latents, which without it is that of one fixed key, and of the forward pass; or None.
       player: whose loss it is, "discriminator" or "generator"; None for the sum, which only evaluation asks for.
@@ -67,8 +67,8 @@ def adversarial(
     check_player(player)
     of_critic, of_generator = LOSSES[loss]
     images, noise = batch["image"], _noise_key(key)
-    named = {"label": batch["label"]} if conditional else {}
-    outputs, variables = forward(images, sampling_key=noise, key=key, **named)
+    labels = (batch["label"],) if conditional else ()
+    outputs, variables = forward(images, *labels, sampling_key=noise, key=key)
     dtype = _at_least_float32(images.dtype)
     real, fake = (outputs[name].astype(dtype) for name in ("real_logits", "fake_logits"))
 
@@ -81,7 +81,7 @@ def adversarial(
             "fake_probability": _mean(_per_example(jax.nn.sigmoid(fake)), batch),
         }
         if gradient_penalty:
-            norms = _gradient_norms(forward, images, outputs["fake"], noise, key, named).astype(dtype)
+            norms = _gradient_norms(forward, images, outputs["fake"], noise, key, labels).astype(dtype)
             metrics["gradient_norm"] = _mean(norms, batch)
             value += gradient_penalty * _mean(jnp.square(norms - 1), batch)
         total += value
@@ -104,12 +104,12 @@ def _per_example(values: Array) -> Array:
     return values.reshape(values.shape[0], -1).mean(1)
 
 
-def _gradient_norms(forward, images: Array, fake: Array, noise: Array, key: Array | None, named: dict) -> Array:
+def _gradient_norms(forward, images: Array, fake: Array, noise: Array, key: Array | None, labels: tuple) -> Array:
     share = jax.random.uniform(jax.random.fold_in(noise, 1), (images.shape[0], 1, 1, 1), images.dtype)
     between = share * images + (1 - share) * jax.lax.stop_gradient(fake)
 
     def total(x: Array) -> Array:
-        return _per_example(forward(x, method="discriminate", key=key, **named)[0]).sum()
+        return _per_example(forward(x, *labels, method="discriminate", key=key)[0]).sum()
 
     squares = jnp.square(jax.grad(total)(between)).sum((1, 2, 3))
     return jnp.sqrt(jnp.maximum(squares, 1e-12))

@@ -42,8 +42,8 @@ def elbo(
 
     Args:
       forward: `forward(images, sampling_key=key, samples=samples, key=key)` returns a dict of "mean", "log_var",
-        "latent", "reconstruction" and "logits" as `models.vae.VAE` does, and the model's new variables; it gets "label"
-        by name if `conditional`.
+        "latent", "reconstruction" and "logits" as `models.vae.VAE` does, and the model's new variables; it gets the
+        labels behind the images if `conditional`.
       batch: "image" (B, H, W, C) floats, in [0, 1] for a Bernoulli likelihood; optionally "label" (B,) integers;
         optionally "example_mask" (B,) of 0 and 1.
       key: randomness of the codes, which without it is that of one fixed key, and of the forward pass; or None.
@@ -68,8 +68,8 @@ def elbo(
     noise, image = _noise_key(key), batch["image"]
     if binarize:
         image = jax.random.bernoulli(jax.random.fold_in(noise, 1), image).astype(image.dtype)
-    named = {"label": batch["label"]} if conditional else {}
-    outputs, variables = forward(image, sampling_key=noise, samples=samples, key=key, **named)
+    labels = (batch["label"],) if conditional else ()
+    outputs, variables = forward(image, *labels, sampling_key=noise, samples=samples, key=key)
     dtype = _at_least_float32(image.dtype)
     outputs = {name: value.astype(dtype) for name, value in outputs.items()}
     target = image.astype(dtype)

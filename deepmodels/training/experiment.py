@@ -165,11 +165,10 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
     """
     config = x.config
-    named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, axis_name=axis_name)
+    named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare)
     if hasattr(x.model, "players"):
-        named["critic_steps"] = config.critic_steps
-        return make_adversarial_step(x.model, x.objective, x.optimizer, **named)
-    named |= dict(accumulate=config.accumulate, freeze=config.optimizer.get("freeze"))
+        return make_adversarial_step(x.model, x.objective, x.optimizer, critic_steps=config.critic_steps, **named)
+    named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=config.optimizer.get("freeze"))
     return make_train_step(x.model, x.objective, x.optimizer, **named)
 
 
@@ -369,6 +368,8 @@ def _check_players(config: ConfigDict, model: nn.Module) -> None:
         return
     if config.accumulate != 1:
         raise ConfigError("config.accumulate is for one player; of two, each moves with a batch of its own")
+    if config.compile != "jit":
+        raise ConfigError("config.compile='pmap' is for one player; two train by 'jit', over any mesh")
     if config.optimizer.get("freeze"):
         raise ConfigError("config.optimizer.freeze is for one player, of two both train")
 

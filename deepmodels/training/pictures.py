@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepmodels.data import gather
+from deepmodels.models.mae import patchify, unpatchify
 from deepmodels.models.vae import interpolate, traverse
 from deepmodels.training.experiment import Experiment, call_model
 from deepmodels.training.step import bind, cast_floats, dtype_of
@@ -16,6 +17,7 @@ from deepmodels.trees import PyTree
 _SIDE = 8  # pictures in a row of a grid
 _ROWED = 16  # codes at most of which each number is walked along
 _GAP = 2  # pixels between pictures
+_NAMES = {"reconstruction": "reconstructions", "fake": "translations", "patches": "fillings"}
 
 
 def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndarray]] | None:
@@ -25,6 +27,7 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     - "reconstructions": of 8 pictures of the test split in three rows: as they are, as the model saw them, and what it
       made of them, of a model whose output has a "reconstruction".
     - "translations": likewise, of a model whose output has a "fake" made of the picture it saw.
+    - "fillings": likewise, of a model whose output has the "patches" that were hidden from it.
     - "walk": from the code of one of these to the next, and "traversal": along each number of the code of the first, of
       a model that decodes normal codes.
 
@@ -38,7 +41,7 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     if not samples and not isinstance(outputs, Mapping):
         return None
     codes = isinstance(outputs, Mapping) and "log_var" in outputs and not x.model.num_classes
-    parts = [name for name in ("reconstruction", "fake") if isinstance(outputs, Mapping) and name in outputs]
+    parts = [name for name in ("reconstruction", "fake", "patches") if isinstance(outputs, Mapping) and name in outputs]
     if "fake" in parts and (samples or "reconstruction" in parts):  # made of noise, or the same
         parts.remove("fake")
     if not samples and not parts:
@@ -49,8 +52,13 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
         seen, outputs = _outputs(x)(params, variables, records)
         whole = x.prepare(records, None)["image"]
         small = jax.image.resize(seen[0], whole.shape, "nearest").astype(whole.dtype)
-        rows = {name: jnp.concatenate([whole, small, outputs[name].astype(whole.dtype)]) for name in parts}
-        pictures = {{"reconstruction": "reconstructions", "fake": "translations"}[name]: rows[name] for name in parts}
+        pictures = {}
+        for name in parts:
+            if name == "patches":
+                small, made = _filled(x, whole, outputs)
+            else:
+                made = outputs[name].astype(whole.dtype)
+            pictures[_NAMES[name]] = jnp.concatenate([whole, small, made])
         bound = {"params": params, **variables}
         if samples:
             label = {}
@@ -90,6 +98,16 @@ def grid(pictures: np.ndarray, columns: int) -> np.ndarray:
         top, left = number // columns * (height + _GAP), number % columns * (width + _GAP)
         page[top : top + height, left : left + width] = picture
     return page
+
+
+def _filled(x: Experiment, whole: jax.Array, outputs: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Pictures without the patches that a masked autoencoder didn't see, and with what it makes of these."""
+    true = patchify(whole, x.model.patch_size)
+    made, hidden = outputs["patches"].astype(true.dtype), outputs["mask"][..., None] > 0
+    if x.config.objective.get("normalize_patches", True):  # as the authors show them: with the true mean and contrast
+        made = made * true.std(-1, ddof=1, keepdims=True) + true.mean(-1, keepdims=True)
+    shape = whole.shape[1:]
+    return tuple(unpatchify(jnp.where(hidden, new, true), *shape) for new in (jnp.zeros_like(true), made))
 
 
 def _outputs(x: Experiment) -> Callable[[PyTree, PyTree, PyTree], tuple[tuple[jax.Array, ...], Any]]:

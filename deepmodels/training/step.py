@@ -156,7 +156,6 @@ def make_adversarial_step(
     precision: str = "float32",
     critic_steps: int = 1,
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
-    axis_name: str | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)` of two players: some moves of the critic, one of the other.
 
@@ -171,7 +170,6 @@ def make_adversarial_step(
       precision: as for `make_train_step`.
       critic_steps: moves of the critic in a step, equal parts of the batch.
       prepare: as for `make_train_step`.
-      axis_name: as for `make_train_step`.
     """
     dtype = dtype_of(precision)
     critic, other = model.players
@@ -179,12 +177,10 @@ def make_adversarial_step(
     def move(player, state: TrainState, batch, key):
         def loss_fn(own):
             params, given = cast_floats((state.params | {player: own}, prepare(batch, key)), dtype)
-            forward = bind(model, params, state.variables, train=True, axis_name=axis_name)
+            forward = bind(model, params, state.variables, train=True)
             return objective(forward, given, key, player=player)
 
         (loss, (metrics, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[player])
-        if axis_name is not None:
-            loss, grads, metrics, variables = jax.lax.pmean((loss, grads, metrics, variables), axis_name)
         own = {player: state.params[player]}
         updates, opt_state = optimizer.update({player: grads}, state.opt_state[player], own, value=loss)
         params = state.params | optax.apply_updates(own, updates)
@@ -193,15 +189,14 @@ def make_adversarial_step(
 
     def adversarial_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         parts = jax.tree.map(lambda x: _split(x, critic_steps), batch)
 
         def criticise(state, xs):
             index, part = xs
             return move(critic, state, part, jax.random.fold_in(key, index))
 
-        state, metrics = jax.lax.scan(criticise, state, (jnp.arange(critic_steps), parts))
+        moves = (jnp.arange(critic_steps), parts)  # unrolled, as XLA's CPU back end is slow at convolutions in a loop
+        state, metrics = jax.lax.scan(criticise, state, moves, unroll=critic_steps)
         last = jax.tree.map(lambda x: x[-1], parts)
         state, others = move(other, state, last, jax.random.fold_in(key, critic_steps))
         metrics = jax.tree.map(lambda m: m.mean(0), metrics)

@@ -62,7 +62,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
     "torch": {"dcgan": gan.DCGAN, "dcgan_paper": gan.DCGAN, "transformer": transformer.TORCH, **recurrent.TORCH},
     "pytorch-CycleGAN-and-pix2pix": {"pix2pix": translation.PIX2PIX, "cyclegan": translation.CYCLEGAN},
     "fairseq": {"roberta_base": bert.FAIRSEQ},
-    "dall_e": {"dalle_dvae": vae.DALL_E, "dalle_dvae_tiny": vae.DALL_E},
+    "dall_e": {"dalle_dvae": vae.DALL_E},
     "g2p_en": {"g2p_gru": recurrent.G2P_EN},
 }
 

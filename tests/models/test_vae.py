@@ -163,8 +163,8 @@ def test_a_conditional_model_is_told_the_class(name):
     for part in ("mean", "reconstruction"):
         assert (np.abs(outputs[part] - other[part]).reshape(4, -1).max(1) > 1e-3).all()
 
-    def forward(images, key=None, **named):
-        return model.apply(variables, images, **named), {}
+    def forward(*inputs, key=None, **named):
+        return model.apply(variables, *inputs, **named), {}
 
     objective = objectives.create("elbo", conditional=True, samples=3)
     assert np.isfinite(jax.jit(lambda: objective(forward, {"image": IMAGES, "label": label}, jax.random.key(0))[0])())

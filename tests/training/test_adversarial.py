@@ -118,6 +118,7 @@ def test_a_run_of_two_players_goes_on_bit_for_bit_and_leaves_pictures(config, tm
 def test_what_is_for_one_player_is_refused(config, tiny_config, tmp_path):
     for values, message in (
         (config(accumulate=2), "config.accumulate is for one player"),
+        (config(compile="pmap"), "config.compile='pmap' is for one player"),
         (config(optimizer={"name": "sgd", "learning_rate": 1.0, "freeze": "generator.*"}), "freeze is for one player"),
         (tiny_config(critic_steps=2), "'lenet_tiny' has no two players"),
         (config(critic_steps=3), "config.data.batch_size=16 can't be divided by"),

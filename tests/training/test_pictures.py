@@ -59,11 +59,23 @@ def test_what_the_model_saw_is_shown(config):
     assert (rows[30:58, :28] > 0).sum() < 0.3 * (rows[:28, :28] > 0).sum()
 
 
-def test_classes_are_drawn_row_by_row(config):
-    model = VAE | {"num_classes": 10}
-    x = experiment.make(config(model=model, objective={"name": "elbo", "conditional": True}))
+def test_what_was_hidden_is_filled_in(config):
+    model = {"name": "mae_tiny", "image_size": 28, "image_channels": 1}
+    x = experiment.make(config(model=model, objective={"name": "masked_reconstruction", "patch_size": 4}))
     state = x.init()
-    assert make_pictures(x)(state.params, state.variables).keys() == {"samples", "reconstructions"}
+    page = make_pictures(x)(state.params, state.variables)
+    assert page.keys() == {"fillings"}
+    rows = [page["fillings"][top : top + 28, :28, 0].reshape(7, 4, 7, 4).swapaxes(1, 2) for top in (0, 30, 60)]
+    same = [(rows[0] == row).all((2, 3)) for row in rows[1:]]
+    assert same[0].sum() >= 49 - int(49 * 0.75) - 1  # a hidden patch may have been black
+    assert (same[1] >= (same[0] & (rows[0].max((2, 3)) > 0))).all()
+    assert not same[1].all()
+
+
+def test_classes_are_drawn_row_by_row(config, tmp_path):
+    values = config(model=VAE | {"num_classes": 10}, objective={"name": "elbo", "conditional": True}, steps=1)
+    deepmodels.train(values, tmp_path, quiet=True)
+    assert {path.stem.partition("-")[0] for path in (tmp_path / "pictures").iterdir()} == {"samples", "reconstructions"}
 
 
 def test_a_classifier_draws_none(tiny_config):
