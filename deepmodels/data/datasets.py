@@ -12,7 +12,7 @@ import numpy as np
 
 from deepmodels.data.array_record import ArrayRecordSource
 from deepmodels.data.idx import read_idx
-from deepmodels.data.images import ImageFolderSource, UnpairedSource, find_classes
+from deepmodels.data.images import ImageFolderSource, find_classes
 from deepmodels.data.long_lag import RECORDS as LONG_LAG
 from deepmodels.data.long_lag import AddingSource, CopyingSource
 from deepmodels.data.shapes import CLASSES as SHAPES
@@ -175,28 +175,6 @@ def load_image_folder(
     return source
 
 
-def load_unpaired_folder(
-    split: str,
-    *,
-    path: str | Path,
-    image_size: int | None = None,
-    resize_size: int | None = None,
-    channels: int = 3,
-    interpolation: str = "bilinear",
-) -> Source | None:
-    """Returns one split of a folder of image files of two classes, as pictures of one beside pictures of the other.
-
-    Args:
-      split, path, image_size, resize_size, channels, interpolation: as for `load_image_folder`.
-
-    Raises:
-      DataError: the folders aren't there, or there aren't two classes.
-    """
-    sizes = dict(image_size=image_size, resize_size=resize_size, channels=channels, interpolation=interpolation)
-    source = load_image_folder(split, path=path, **sizes)
-    return None if source is None else UnpairedSource(source, every=split == "train")
-
-
 def load_array_record(split: str, *, path: str | Path) -> Source | None:
     """Returns one split of a folder of ArrayRecord files made by `write_array_record`: "train.array_record" and so on.
 
@@ -292,7 +270,6 @@ DATASETS: dict[str, Dataset] = {
     "copying": Dataset(load_copying),
     "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
-    "unpaired_folder": Dataset(load_unpaired_folder),
     "npz": Dataset(load_npz),
     "state_of_the_union": Dataset(load_state_of_the_union),
     "english_spanish": Dataset(load_english_spanish),

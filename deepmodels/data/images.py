@@ -221,32 +221,3 @@ class ImageFolderSource:
         if self.image_size is not None:
             image = resize_and_crop(image, self.image_size, self.resize_size, self.interpolation)
         return {"image": _pixels(image), "label": np.asarray(self.labels[index])}
-
-
-class UnpairedSource:
-    """Pictures of one class beside pictures of another, any of any: records of "image" and "other".
-
-    Args:
-      source: records of two classes, with `labels`.
-      every: True puts each picture of the first class beside up to 64 of the second, which with a random order of the
-        records is as good as drawing both at random; False puts each beside one.
-
-    Raises:
-      DataError: there aren't two classes.
-    """
-
-    def __init__(self, source: ImageFolderSource, every: bool):
-        if len(source.class_names) != 2:
-            raise DataError(f"expected folders of two classes to translate between, found {list(source.class_names)}")
-        self._source = source
-        self._places = [np.flatnonzero(source.labels == label) for label in (0, 1)]
-        self._turns = min(64, len(self._places[1])) if every else 1
-
-    def __len__(self) -> int:
-        return len(self._places[0]) * self._turns
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        first, second = self._places
-        turn, number = divmod(index, len(first))
-        other = second[(number + turn) % len(second)]
-        return {"image": self._source[int(first[number])]["image"], "other": self._source[int(other)]["image"]}

@@ -35,7 +35,7 @@ def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
 class UNetGenerator(nn.Module):
     """The U-Net of pix2pix: 4x4 convolutions that halve down to one pixel, and transposed ones up beside what they saw.
 
-    Takes (B, H, W, 3), H and W divisible by 2^num_downs, and returns (B, H, W, 3) in [-1, 1].
+    Takes (B, H, W, C), H and W divisible by 2^num_downs, and returns (B, H, W, C) in [-1, 1].
 
     Attributes:
       channels: of the first map; the next have 2, 4 and 8 times as many, and all below 8 times.
@@ -49,6 +49,7 @@ class UNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        image_channels = x.shape[-1]
         last, widths = self.num_downs - 1, [self.channels * min(2**i, 8) for i in range(self.num_downs)]
         norm, skips = partial(BatchNorm), []
         for i, width in enumerate(widths):
@@ -58,7 +59,7 @@ class UNetGenerator(nn.Module):
             skips.append(x)
         for i in reversed(range(self.num_downs)):
             x = nn.relu(skips[i] if i == last else jnp.concatenate([skips[i], x], -1))
-            width = widths[i - 1] if i else 3
+            width = widths[i - 1] if i else image_channels
             x = ConvTranspose(width, 4, 2, 1, use_bias=i == 0, kernel_init=normal, name=f"up{i}")(x)
             x = norm(name=f"up{i}_norm")(x, train) if i else x
             if 4 <= i < last:
@@ -69,7 +70,7 @@ class UNetGenerator(nn.Module):
 class ResNetGenerator(nn.Module):
     """The generator of CycleGAN: two halvings, residual blocks, two doublings, with borders reflected.
 
-    Takes (B, H, W, 3), H and W divisible by 4, and returns (B, H, W, 3) in [-1, 1].
+    Takes (B, H, W, C), H and W divisible by 4, and returns (B, H, W, C) in [-1, 1].
 
     Attributes:
       channels: of the first map.
@@ -81,7 +82,7 @@ class ResNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv, c = partial(Conv, kernel_init=normal), self.channels
+        conv, c, image_channels = partial(Conv, kernel_init=normal), self.channels, x.shape[-1]
         x = nn.relu(instance_norm(conv(c, (7, 7), padding=0, name="first")(_reflect(x, 3))))
         for i in range(2):
             x = nn.relu(instance_norm(conv(c * 2 ** (i + 1), (3, 3), 2, padding=1, name=f"down{i}")(x)))
@@ -92,7 +93,7 @@ class ResNetGenerator(nn.Module):
         for i in (1, 0):
             x = ConvTranspose(c * 2**i, 3, 2, 1, 1, kernel_init=normal, name=f"up{i}")(x)
             x = nn.relu(instance_norm(x))
-        return jnp.tanh(conv(3, (7, 7), padding=0, name="last")(_reflect(x, 3)))
+        return jnp.tanh(conv(image_channels, (7, 7), padding=0, name="last")(_reflect(x, 3)))
 
 
 def _reflect(x: Array, size: int) -> Array:
@@ -127,8 +128,8 @@ class PatchDiscriminator(nn.Module):
 class Pix2Pix(nn.Module):
     """A generator that is told a picture, and a discriminator that sees it beside what is made of it.
 
-    The call takes pictures (B, H, W, 3) in [-1, 1] and the true ones to be made of them, by default the same, and
-    returns a dict of "fake" (B, H, W, 3), what the generator makes, "real_logits" and "fake_logits" (B, h, w) of each
+    The call takes pictures (B, H, W, C) in [-1, 1] and the true ones to be made of them, by default the same, and
+    returns a dict of "fake" (B, H, W, C), what the generator makes, "real_logits" and "fake_logits" (B, h, w) of each
     patch. Raises ShapeError if pictures don't fit.
 
     Attributes:
@@ -136,23 +137,25 @@ class Pix2Pix(nn.Module):
       num_downs: of the generator.
       critic_channels: of the discriminator's first map.
       dropout_rate: of the generator.
+      image_channels: C.
     """
 
     channels: int = 64
     num_downs: int = 8
     critic_channels: int = 64
     dropout_rate: float = 0.5
+    image_channels: int = 3
 
     players: ClassVar[tuple[str, str]] = ("discriminator", "generator")
 
     def setup(self) -> None:
-        if self.num_downs < 5:
-            raise ConfigError(f"num_downs: expected 5 or more, got {self.num_downs}")
+        if self.num_downs < 2:
+            raise ConfigError(f"num_downs: expected 2 or more, got {self.num_downs}")
         self.discriminator = PatchDiscriminator(self.critic_channels, "batch")
         self.generator = UNetGenerator(self.channels, self.num_downs, self.dropout_rate)
 
     def __call__(self, images: Array, target: Array | None = None, train: bool = False) -> dict[str, Array]:
-        _check(images, 2**self.num_downs)
+        _check(images, 2**self.num_downs, self.image_channels)
         fake = self.generator(images, train)
         real = images if target is None else target
         if real.shape != images.shape:
@@ -197,8 +200,8 @@ class Discriminators(nn.Module):
 class CycleGAN(nn.Module):
     """Two generators between two domains of pictures without pairs, and a discriminator in each.
 
-    The call takes pictures (B, H, W, 3) in [-1, 1] of one domain and `other` ones of the other, by default the same,
-    and returns a dict of "fake" and "other_fake" (B, H, W, 3), what the generators make of the pictures and of the
+    The call takes pictures (B, H, W, C) in [-1, 1] of one domain and `other` ones of the other, by default the same,
+    and returns a dict of "fake" and "other_fake" (B, H, W, C), what the generators make of the pictures and of the
     others, "cycled" and "other_cycled", these made back, "same" and "other_same", the others and the pictures by the
     generators whose domain they are of already, and logits (B, h, w) of each patch: "real_logits" of the others and
     "fake_logits" of the fakes, "other_real_logits" of the pictures and "other_fake_logits" of the other fakes. With
@@ -212,6 +215,7 @@ class CycleGAN(nn.Module):
       critic_channels: of the discriminators' first maps.
       pool_size: pictures of each domain that are kept; 0 for no pool.
       image_size: pixels of the pictures' side, for the pool.
+      image_channels: C.
     """
 
     channels: int = 64
@@ -219,6 +223,7 @@ class CycleGAN(nn.Module):
     critic_channels: int = 64
     pool_size: int = 50
     image_size: int = 256
+    image_channels: int = 3
 
     players: ClassVar[tuple[str, str]] = ("discriminator", "generator")
 
@@ -229,7 +234,7 @@ class CycleGAN(nn.Module):
     def __call__(
         self, images: Array, other: Array | None = None, pool_key: Array | None = None, train: bool = False
     ) -> dict[str, Array]:
-        _check(images, 4)
+        _check(images, 4, self.image_channels)
         other = images if other is None else other
         if other.shape != images.shape:
             raise ShapeError(f"other: expected the shape of the images, {images.shape}, got {tuple(other.shape)}")
@@ -259,7 +264,7 @@ class CycleGAN(nn.Module):
 
     @nn.compact
     def _pooled(self, fakes: dict[str, Array], key: Array) -> dict[str, Array]:
-        shape = (self.pool_size, self.image_size, self.image_size, 3)
+        shape = (self.pool_size, self.image_size, self.image_size, self.image_channels)
         pools = {name: self.variable("pool", name, jnp.zeros, shape, jnp.float32) for name in fakes}
         taken = self.variable("pool", "count", jnp.zeros, (), jnp.int32)
         if self.is_initializing():
@@ -303,8 +308,8 @@ def query_pool(pool: Array, count: Array, pictures: Array, key: Array) -> tuple[
     return given, pool
 
 
-def _check(images: Array, factor: int) -> None:
-    check_images(images, channels=3)
+def _check(images: Array, factor: int, channels: int) -> None:
+    check_images(images, channels=channels)
     if images.shape[1] % factor or images.shape[2] % factor or not images.shape[1] or not images.shape[2]:
         raise ShapeError(f"images: expected a height and width divisible by {factor}, got {tuple(images.shape)}")
 

@@ -6,7 +6,7 @@ Two-player ones are called as `adversarial` is, with the player whose loss it is
 import jax
 import jax.numpy as jnp
 
-from deepmodels.errors import ConfigError, ShapeError
+from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.objectives.adversarial import LOSSES, _per_example, check_player
 from deepmodels.objectives.classification import Batch, _at_least_float32, _mean
 from deepmodels.objectives.reconstruction import _noise_key, _psnr
@@ -98,11 +98,19 @@ def _content(made: Array, batch: Batch, factor: int) -> tuple[Array, dict[str, A
     return _mean(_per_example(jnp.square(made - target)), batch), {"psnr": psnr, "bicubic_psnr": plain}
 
 
-def paired_translation(forward, batch: Batch, key: Array | None, *, player: str | None = None, distance: float = 100.0):
+def paired_translation(
+    forward,
+    batch: Batch,
+    key: Array | None,
+    *,
+    player: str | None = None,
+    distance: float = 100.0,
+    source: str = "gray",
+):
     """The losses of pix2pix: to be taken for real beside the picture it is made of, and near to the true one.
 
     Isola et al. (2016), arXiv:1611.07004, equation 4. Where a batch has no true pictures beside its images, these are
-    the true ones, and what is translated is their grey, so that the model learns to colour.
+    the true ones, and what is translated is made of them.
 
     Args:
       forward: `forward(images, target=target, key=key)` returns a dict of "fake", "real_logits" and "fake_logits"
@@ -111,19 +119,22 @@ def paired_translation(forward, batch: Batch, key: Array | None, *, player: str 
       key: randomness of the forward pass (dropout), or None.
       player: "discriminator", "generator", or None for the sum.
       distance: weight of the mean absolute difference.
+      source: what is made of true pictures: "gray", so that the model learns to colour, or "hole", without a square in
+        the middle, half as large as they are, so that it learns to fill it.
 
     Returns:
       The loss of the player, and a pair of the metrics (discriminator_loss; generator_loss, distance) and the new
       variables.
 
     Raises:
-      ConfigError: the player is unknown.
+      ConfigError: the player or the source is unknown.
     """
     check_player(player)
+    if source not in SOURCES:
+        raise unknown("source", source, SOURCES)
     image = batch["image"]
     target = batch.get("target", image)
-    source = image if "target" in batch else gray(image)
-    outputs, variables = forward(source, target=target, key=key)
+    outputs, variables = forward(image if "target" in batch else SOURCES[source](image), target=target, key=key)
     dtype = _at_least_float32(image.dtype)
     of_critic, of_generator = LOSSES["non_saturating"]
     real, fake = (outputs[name].astype(dtype) for name in ("real_logits", "fake_logits"))
@@ -142,6 +153,15 @@ def gray(images: Array) -> Array:
     """Returns pictures without their colours, with as many channels: (B, H, W, 3) -> (B, H, W, 3). ITU-R BT.601."""
     luma = images @ jnp.asarray(_LUMA, images.dtype)
     return jnp.broadcast_to(luma[..., None], images.shape)
+
+
+def hole(images: Array) -> Array:
+    """Returns pictures (B, H, W, C) with 0 in a square in the middle, half as large as they are."""
+    height, width = images.shape[1:3]
+    return images.at[:, height // 4 : height - height // 4, width // 4 : width - width // 4].set(0)
+
+
+SOURCES = {"gray": gray, "hole": hole}
 
 
 def cycle_consistency(

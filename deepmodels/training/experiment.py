@@ -28,7 +28,18 @@ from deepmodels.training.step import (
     master_dtype,
 )
 
-PIPELINE = ("name", "batch_size", "threads", "mean", "std", "crop_size", "validation_size", "held_out", "buckets")
+PIPELINE = (
+    "name",
+    "batch_size",
+    "threads",
+    "mean",
+    "std",
+    "crop_size",
+    "validation_size",
+    "held_out",
+    "unpaired",
+    "buckets",
+)
 
 
 class Experiment(NamedTuple):
@@ -355,6 +366,8 @@ def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...
     sources = {split: data.create(config.data.name, split=split, validation_size=size, **section) for split in splits}
     if held_out:  # what a detector of anomalies must not have seen
         sources |= {split: data.without(sources[split], held_out) for split in splits if split != "test"}
+    if unpaired := tuple(config.data.get("unpaired", ())):
+        sources = {split: data.UnpairedSource(source, unpaired, split == "train") for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from deepmodels import data, objectives
-from deepmodels.errors import ConfigError, DataError, ShapeError
+from deepmodels.errors import ConfigError, ShapeError
 from deepmodels.models import create
 from deepmodels.models.super_resolution import PReLU, pixel_shuffle
 from deepmodels.models.translation import instance_norm, query_pool
-from deepmodels.objectives.translation import gray, shrink
+from deepmodels.objectives.translation import gray, hole, shrink
 
 RNG = np.random.default_rng(0)
 
@@ -123,7 +123,7 @@ def test_cyclegan_goes_there_and_back():
     assert int(after["pool"]["count"]) == 2
     np.testing.assert_allclose(after["pool"]["fake"][:2], outputs["fake"], rtol=1e-5, atol=1e-6)
     assert int(kept["pool"]["count"]) == 0
-    with pytest.raises(ConfigError, match="'unpaired_folder' has them"):
+    with pytest.raises(ConfigError, match="say data.unpaired"):
         objectives.cycle_consistency(None, {"image": images}, None)
 
 
@@ -178,8 +178,8 @@ def test_what_does_not_fit_is_named():
             init(create(name), (1, side + 2, side, 3))
     with pytest.raises(ShapeError, match="32 x 32 pixels, as the pool has"):
         init(create("cyclegan_tiny"), (1, 16, 16, 3))
-    with pytest.raises(ConfigError, match="num_downs: expected 5 or more, got 4"):
-        init(create("translation_tiny", num_downs=4), (1, 32, 32, 3))
+    with pytest.raises(ConfigError, match="num_downs: expected 2 or more, got 1"):
+        init(create("translation_tiny", num_downs=1), (1, 32, 32, 3))
     with pytest.raises(ShapeError, match="target: expected the shape of the images"):
         init(create("translation_tiny"), (1, 32, 32, 3), (1, 64, 64, 3))
     with pytest.raises(ShapeError, match="other: expected the shape of the images"):
@@ -188,22 +188,23 @@ def test_what_does_not_fit_is_named():
         init(create("srgan_tiny"), (1, 9, 8, 3))
 
 
-def test_pictures_of_two_classes_meet(tmp_path):
-    from PIL import Image
+def test_pictures_of_two_classes_meet():
+    label = np.array([3, 1, 3, 0, 1, 3], np.int32)
+    source = data.ArraySource({"image": np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), "label": label})
+    pair = lambda pairs, i: (int(pairs[i]["image"].item()), int(pairs[i]["other"].item()))  # noqa: E731
+    every, one = (data.UnpairedSource(source, (3, 1), every) for every in (True, False))
+    assert sorted(pair(every, i) for i in range(len(every))) == [(a, b) for a in (0, 2, 5) for b in (1, 4)]
+    assert [pair(one, i) for i in range(len(one))] == [(0, 1), (2, 4), (5, 1)]
+    with pytest.raises(ConfigError, match="unpaired: expected two labels"):
+        data.UnpairedSource(source, (3,), True)
+    with pytest.raises(ConfigError, match="unpaired: no record has the label 2"):
+        data.UnpairedSource(source, (3, 2), True)
+    with pytest.raises(ConfigError, match="unpaired: the records of this data set have no label"):
+        data.UnpairedSource(data.ArraySource({"image": np.zeros((2, 1, 1, 1))}), (0, 1), True)
 
-    for split, counts in {"train": (3, 2), "test": (2, 3)}.items():
-        for label, count in enumerate(counts):
-            folder = tmp_path / split / "ab"[label]
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (4, 4), (100 * label + i, 0, 0)).save(folder / f"{i}.png")
-    train, test = (data.create("unpaired_folder", split=split, path=tmp_path) for split in ("train", "test"))
-    pairs = [(int(train[i]["image"][0, 0, 0]), int(train[i]["other"][0, 0, 0])) for i in range(len(train))]
-    assert sorted(pairs) == [(a, 100 + b) for a in range(3) for b in range(2)]
-    assert [(int(test[i]["image"][0, 0, 0]), int(test[i]["other"][0, 0, 0])) for i in range(2)] == [(0, 100), (1, 101)]
-    (tmp_path / "train" / "c").mkdir()
-    (tmp_path / "test" / "c").mkdir()
-    for split in ("train", "test"):
-        Image.new("RGB", (4, 4)).save(tmp_path / split / "c" / "0.png")
-    with pytest.raises(DataError, match="two classes"):
-        data.create("unpaired_folder", split="train", path=tmp_path)
+
+def test_what_is_made_of_true_pictures():
+    images = jnp.ones((1, 8, 8, 3))
+    np.testing.assert_array_equal(hole(images)[0, :, :, 0], np.pad(np.zeros((4, 4)), 2, constant_values=1))
+    with pytest.raises(ConfigError, match="unknown source 'grey': did you mean 'gray'"):
+        objectives.paired_translation(None, {"image": images}, None, source="grey")
