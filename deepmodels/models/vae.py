@@ -35,7 +35,27 @@ def reparametrize(mean: Array, log_var: Array, key: Array | None, samples: int |
     return mean if key is None else mean + deviation * jax.random.normal(key, shape, mean.dtype)
 
 
-class VAE(nn.Module):
+class NormalCodes(nn.Module):
+    """What variational autoencoders do whatever their encoder and decoder are: draw a code, and decode it."""
+
+    def __call__(
+        self,
+        images: Array,
+        label: Array | None = None,
+        sampling_key: Array | None = None,
+        samples: int | None = None,
+        train: bool = False,
+    ) -> dict[str, Array]:
+        mean, log_var = self.encode(images, label)
+        latent = reparametrize(mean, log_var, sampling_key, samples)
+        return {"mean": mean, "log_var": log_var, "latent": latent, **self.decode(latent, label)}
+
+    def sample(self, key: Array, count: int, label: Array | None = None) -> Array:
+        """Returns images (count, H, W, C) of codes drawn from the prior, a standard normal."""
+        return self.decode(jax.random.normal(key, (count, self.latent_size)), label)["reconstruction"]
+
+
+class VAE(NormalCodes):
     """Dense layers to the mean and variance of a normal code, and from one to an image: appendix C of the paper.
 
     The call takes images (B, H, W, C) and returns a dict of "mean" and "log_var" (B, D), "latent" (B, D), drawn from
@@ -62,18 +82,6 @@ class VAE(nn.Module):
         sizes = (math.prod(self.image_shape), *self.hidden_sizes)
         self.up = [nn.Dense(size, name=f"up{i}") for i, size in enumerate(sizes)]
 
-    def __call__(
-        self,
-        images: Array,
-        label: Array | None = None,
-        sampling_key: Array | None = None,
-        samples: int | None = None,
-        train: bool = False,
-    ) -> dict[str, Array]:
-        mean, log_var = self.encode(images, label)
-        latent = reparametrize(mean, log_var, sampling_key, samples)
-        return {"mean": mean, "log_var": log_var, "latent": latent, **self.decode(latent, label)}
-
     def encode(self, images: Array, label: Array | None = None) -> tuple[Array, Array]:
         """Returns the mean and the logarithm of the variance (B, D) of the codes of images (B, H, W, C)."""
         check_images(images, **dict(zip(("height", "width", "channels"), self.image_shape, strict=True)))
@@ -89,12 +97,8 @@ class VAE(nn.Module):
             x = jnp.tanh(self.up[i](x))
         return as_output(self.up[0](x).reshape(*latent.shape[:-1], *self.image_shape), "sigmoid")
 
-    def sample(self, key: Array, count: int, label: Array | None = None) -> Array:
-        """Returns images (count, H, W, C) of codes drawn from the prior, a standard normal."""
-        return self.decode(jax.random.normal(key, (count, self.latent_size)), label)["reconstruction"]
 
-
-class ConvVAE(nn.Module):
+class ConvVAE(NormalCodes):
     """A VAE of strided and transposed convolutions, each of which halves or doubles the map.
 
     The sizes are those of Higgins et al. (2017), beta-VAE, for pictures of 64 x 64. Takes, returns and raises what
@@ -125,18 +129,6 @@ class ConvVAE(nn.Module):
         channels = (self.image_shape[2], *self.channels[:-1])
         self.up = [ConvTranspose(c, 4, 2, padding=1, name=f"up{i}") for i, c in enumerate(channels)]
 
-    def __call__(
-        self,
-        images: Array,
-        label: Array | None = None,
-        sampling_key: Array | None = None,
-        samples: int | None = None,
-        train: bool = False,
-    ) -> dict[str, Array]:
-        mean, log_var = self.encode(images, label)
-        latent = reparametrize(mean, log_var, sampling_key, samples)
-        return {"mean": mean, "log_var": log_var, "latent": latent, **self.decode(latent, label)}
-
     def encode(self, images: Array, label: Array | None = None) -> tuple[Array, Array]:
         """Returns the mean and the logarithm of the variance (B, D) of the codes of images (B, H, W, C)."""
         check_images(images, **dict(zip(("height", "width", "channels"), self.image_shape, strict=True)))
@@ -154,10 +146,6 @@ class ConvVAE(nn.Module):
             x = self.up[i](x)
             x = nn.relu(x) if i else x
         return as_output(x.reshape(*latent.shape[:-1], *self.image_shape), "sigmoid")
-
-    def sample(self, key: Array, count: int, label: Array | None = None) -> Array:
-        """Returns images (count, H, W, C) of codes drawn from the prior, a standard normal."""
-        return self.decode(jax.random.normal(key, (count, self.latent_size)), label)["reconstruction"]
 
 
 def _with_label(x: Array, label: Array | None, num_classes: int) -> Array:
