@@ -1,5 +1,6 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -191,15 +192,13 @@ def make_adversarial_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         parts = jax.tree.map(lambda x: _split(x, critic_steps), batch)
 
-        def criticise(state, xs):
-            index, part = xs
-            return move(critic, state, part, jax.random.fold_in(key, index))
-
-        moves = (jnp.arange(critic_steps), parts)  # unrolled, as XLA's CPU back end is slow at convolutions in a loop
-        state, metrics = jax.lax.scan(criticise, state, moves, unroll=critic_steps)
-        last = jax.tree.map(lambda x: x[-1], parts)
-        state, others = move(other, state, last, jax.random.fold_in(key, critic_steps))
-        metrics = jax.tree.map(lambda m: m.mean(0), metrics)
+        moves = []
+        for i in range(critic_steps):  # no scan: XLA's CPU back end is slow at convolutions in a loop
+            part = jax.tree.map(operator.itemgetter(i), parts)
+            state, metrics = move(critic, state, part, jax.random.fold_in(key, i))
+            moves.append(metrics)
+        state, others = move(other, state, part, jax.random.fold_in(key, critic_steps))
+        metrics = jax.tree.map(lambda *values: jnp.stack(values).mean(0), *moves)
         norms = optax.tree.norm((metrics["grad_norm"], others["grad_norm"]))
         both = {"loss": metrics["loss"] + others["loss"], "grad_norm": norms}
         return state._replace(step=state.step + 1), metrics | others | both
