@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from deepmodels import models, objectives, tuning
 from deepmodels.training.optimizer import make_optimizer
-from deepmodels.training.step import TrainState, make_train_step
+from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step
 
 
 def start(arguments: list[str]):
@@ -25,9 +25,12 @@ def start(arguments: list[str]):
     objective = objectives.create(**subject["objective"])
     variables = dict(jax.jit(model.init)(jax.random.key(0), *(x[:1] for x in inputs)))
     params = variables.pop("params")
-    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, variables, optimizer.init(params))
+    players = getattr(model, "players", ())
+    opt_state = {name: optimizer.init({name: params[name]}) for name in players} or optimizer.init(params)
+    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, variables, opt_state)
     batch = jax.device_put(batch)
-    train_step = jax.jit(make_train_step(model, objective, optimizer, seed=0), donate_argnums=0)
+    make = make_adversarial_step if players else make_train_step
+    train_step = jax.jit(make(model, objective, optimizer, seed=0), donate_argnums=0)
     train_step = train_step.lower(state, batch).compile(tuning.compiler_options() if tuned else None)
 
     def step() -> None:
@@ -42,7 +45,11 @@ def make_batch(model: nn.Module, subject: dict[str, Any]) -> tuple[list[np.ndarr
     """Returns what the model takes, and a batch as the objective takes it, random."""
     rng, size, lengths = np.random.default_rng(0), subject["batch"], subject["lengths"]
     if not lengths:
-        image = rng.normal(size=(size, *models.MODELS[subject["model"]].inputs["images"].shape)).astype(np.float32)
+        shape = (size, *models.MODELS[subject["model"]].inputs["images"].shape)
+        if not model.num_classes:  # it makes pictures, of values in [0, 1]
+            image = rng.random(shape).astype(np.float32)
+            return [image], {"image": image}
+        image = rng.normal(size=shape).astype(np.float32)
         return [image], {"image": image, "label": rng.integers(0, model.num_classes, size).astype(np.int32)}
     tokens = [rng.integers(0, model.vocab_size, (size, length)).astype(np.int32) for length in lengths]
     batch = {"tokens": tokens[0]}

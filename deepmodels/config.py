@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides}, see deepmodels.training.lora
     "lora": None,
     "augment": {},  # function name -> its arguments, see deepmodels.augment
+    "critic_steps": 1,  # moves of the critic for each of the generator, where a model has two players
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
@@ -116,7 +117,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         raise ConfigError(f"config.init.weights is a path or a name on the hub, got {weights!r}")
     for key in ("log", "evaluate", "checkpoint"):
         _positive(f"config.every.{key}", result["every"][key])
-    for key in ("steps", "accumulate"):
+    for key in ("steps", "accumulate", "critic_steps"):
         _positive(f"config.{key}", result[key])
     _positive("config.keep.last", result["keep"]["last"])
     _positive("config.data.batch_size", result["data"].get("batch_size"))

@@ -56,6 +56,7 @@ OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices
     *("llama_tiny", "mixtral_tiny", "gemma3_tiny", "deepseek_tiny"),  # for all those that are too large
 )
 DECODED = 32  # tokens that both write behind a prompt
+MASKED = ("mae_vit_b_16", "mae_vit_l_16")  # autoencoders that transformers builds
 LENGTH = 128  # of texts
 LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
@@ -68,7 +69,7 @@ def subjects() -> list[tuple[str, str]]:
     for name, variant in models.MODELS.items():
         if variant.parameters > LARGEST:
             continue
-        if name in OF_TEXT:
+        if name in OF_TEXT or name in MASKED:
             found.append((name, "transformers"))
         for source in SOURCES:
             rows = weights.TABLES[source]
@@ -80,7 +81,7 @@ def subjects() -> list[tuple[str, str]]:
 def compare(name: str, source: str) -> dict[str, Any]:
     """Returns the row of one model against one source."""
     if source == "transformers":
-        return compare_text(name)
+        return compare_masked(name) if name in MASKED else compare_text(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     if variant.family in DENSE:
@@ -101,6 +102,42 @@ def compare(name: str, source: str) -> dict[str, Any]:
         small = size if variant.family == "vit" else min(size, SMALL)  # theirs take no other
         row |= compare_float64(name, theirs, rules, pixels(2, small).astype(np.float64))
     return row
+
+
+def compare_masked(name: str) -> dict[str, Any]:
+    """Returns the row of one masked autoencoder, against transformers: the pixels that it makes of each patch."""
+    model, size = models.create(name), models.MODELS[name].inputs["images"].shape[0]
+    theirs = oracles.enliven(
+        oracles.transformers(
+            "ViTMAEForPreTraining",
+            patch_size=model.patch_size,
+            hidden_size=model.hidden_size,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_heads,
+            intermediate_size=model.mlp_size,
+        )
+    )
+    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        variables = to_ours(files.read(place), weights.table("transformers", name, "mae"), abstract)
+    images = pixels(1, size)
+    noise = np.random.default_rng(1).random((1, (size // model.patch_size) ** 2)).astype(np.float32)
+
+    def ours_of(variables: Any, images: np.ndarray) -> jax.Array:
+        return model.apply(variables, images, noise)["patches"]
+
+    patches, expected = jax.jit(ours_of)(variables, images), oracles.masked(theirs, images, noise)
+    row = float32_row(name, "transformers", f"{size}x{size}x3", variables, theirs, patches, expected)
+    doubles = images.astype(np.float64)
+    exact = oracles.masked(theirs.double(), doubles, noise)
+    row["their rounding"] = f"{np.abs(expected - exact).max():.1e}"
+    cotangent = np.random.default_rng(1).normal(size=exact.shape)
+    expected = oracles.masked(theirs, doubles, noise, cotangent)
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        pull_back = jax.jit(lambda v, x: jax.vjp(lambda x: ours_of(v, x), x)[1](cotangent)[0])
+        return row | {"gradient max rel": relative(pull_back(variables, doubles), expected)}
 
 
 def compare_text(name: str) -> dict[str, Any]:

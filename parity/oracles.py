@@ -266,6 +266,25 @@ def greedy(module, prompt: np.ndarray, count: int) -> list[int]:
     return written[0, prompt.shape[1] :].tolist()
 
 
+def masked(module, images: np.ndarray, noise: np.ndarray, cotangent: np.ndarray | None = None) -> np.ndarray:
+    """Returns the patches that transformers' masked autoencoder fills in, or a gradient by the images.
+
+    Args:
+      module: the model, of the dtype of the images.
+      images: (B, H, W, C).
+      noise: (B, T), whose order says what is hidden.
+      cotangent: of the patches; with it, the gradient of sum(patches * cotangent) is returned.
+    """
+    import torch
+
+    pixels = _channels_first(images).requires_grad_()
+    patches = module(pixels, noise=torch.from_numpy(noise)).logits
+    if cotangent is None:
+        return patches.detach().numpy()
+    patches.backward(torch.from_numpy(cotangent))
+    return np.moveaxis(pixels.grad.numpy(), 1, -1)
+
+
 def embedding_gradient(module, output, cotangent: np.ndarray) -> np.ndarray:
     """Returns the gradient of sum(output * cotangent) by the embedding of a model of transformers.
 

@@ -45,6 +45,10 @@ def test_info(capsys):
     assert found["flops"] == 2 * 4_089_184_256
     assert found.keys() >= {"name", "family", "year", "parameters", "flops", "input"}
     assert found == json.loads(json.dumps(deepmodels.info("resnet50")))
+    assert "players" not in found
+    found = json.loads(run(capsys, "info", "dcgan", "--json"))
+    assert found["players"] == {"discriminator": 2_765_568, "generator": 3_576_704}
+    assert found["parameters"] == sum(found["players"].values())
 
 
 @pytest.fixture(scope="module")

@@ -182,20 +182,28 @@ def info(name: str) -> dict[str, Any]:
     """Returns what is known of the model `name`, as plain data for JSON; counts are taken from the module, abstractly.
 
     `parameters` should equal `published_parameters`; `flops` is one example's forward pass; `input` gives the shape
-    and dtype of each argument without the batch axis; `layers` has one entry per module. Raises ConfigError if no
-    model has that name.
+    and dtype of each argument without the batch axis; `layers` has one entry per module, and `players` the parameters
+    of each of a model's two players, if it has them. Raises ConfigError if no model has that name.
     """
     if name not in models.MODELS:
         raise unknown("model", name, models.MODELS)
     variant = models.MODELS[name]
     found = summary(models.create(name), *example(variant)).to_dict()
-    return _row(name) | {
-        "parameters": found["parameters"],
-        "published_parameters": variant.parameters,
-        "variables": found["variables"],
-        "flops": found["flops"],
-        "layers": found["layers"],
+    players = {
+        player: sum(layer["parameters"] for layer in found["layers"] if f"{layer['path']}/".startswith(f"{player}/"))
+        for player in getattr(variant.cls, "players", ())
     }
+    return (
+        _row(name)
+        | ({"players": players} if players else {})
+        | {
+            "parameters": found["parameters"],
+            "published_parameters": variant.parameters,
+            "variables": found["variables"],
+            "flops": found["flops"],
+            "layers": found["layers"],
+        }
+    )
 
 
 def table(pattern: str = "*") -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from deepmodels.data.pipeline import evaluation_batches as evaluation_batches
 from deepmodels.data.sources import ArraySource as ArraySource
 from deepmodels.data.sources import Source as Source
 from deepmodels.data.sources import SubsetSource as SubsetSource
+from deepmodels.data.sources import UnpairedSource as UnpairedSource
+from deepmodels.data.sources import gather as gather
 from deepmodels.data.sources import split_validation as split_validation
+from deepmodels.data.sources import without as without
 from deepmodels.data.text import TextSource as TextSource
 from deepmodels.data.tfds import TfdsSource as TfdsSource

@@ -1,6 +1,6 @@
 """Sources: records by number, as numpy arrays, and how a batch is gathered from one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -101,6 +101,65 @@ def split_validation(source: Source, size: int) -> tuple[SubsetSource, SubsetSou
         )
     order = permutation(len(source), 0)
     return SubsetSource(source, np.sort(order[size:])), SubsetSource(source, np.sort(order[:size]))
+
+
+def without(source: Source, labels: Sequence[int]) -> SubsetSource:
+    """Returns the records of `source` whose "label" isn't among `labels`.
+
+    Raises:
+      ConfigError: records have no label, one of the labels is on none of them, or no record is left.
+    """
+    found = _labels("held_out", source, labels)
+    kept = np.flatnonzero(~np.isin(found, list(labels)))
+    if not len(kept):
+        raise ConfigError(f"held_out: no record is left without the labels {list(labels)}")
+    return SubsetSource(source, kept)
+
+
+class UnpairedSource:
+    """Pictures of one class beside pictures of another, any of any: records of "image" and "other".
+
+    Args:
+      source: records with an "image" and a "label" each.
+      labels: those of the two classes.
+      every: True puts each picture of the first class beside up to 64 of the second, which with a random order of the
+        records is as good as drawing both at random; False puts each beside one.
+
+    Raises:
+      ConfigError: there aren't two labels, records have none, or one of the labels is on none of them.
+    """
+
+    def __init__(self, source: Source, labels: Sequence[int], every: bool):
+        if len(labels) != 2 or labels[0] == labels[1]:
+            raise ConfigError(f"unpaired: expected two labels, got {list(labels)}")
+        found = _labels("unpaired", source, labels)
+        self._source = source
+        self._places = [np.flatnonzero(found == label) for label in labels]
+        self._turns = min(64, len(self._places[1])) if every else 1
+
+    def __len__(self) -> int:
+        return len(self._places[0]) * self._turns
+
+    def __getitem__(self, index: int) -> Record:
+        first, second = self._places
+        turn, number = divmod(index, len(first))
+        other = second[(number + turn) % len(second)]
+        return {"image": self._source[int(first[number])]["image"], "other": self._source[int(other)]["image"]}
+
+
+def _labels(what: str, source: Source, wanted: Sequence[int]) -> np.ndarray:
+    """The label of each record."""
+    if "label" not in source[0] or np.ndim(source[0]["label"]):
+        raise ConfigError(f"{what}: the records of this data set have no label each")
+    if hasattr(source, "get_batch"):
+        found = source.get_batch(np.arange(len(source)))["label"]
+    elif hasattr(source, "labels"):
+        found = source.labels
+    else:
+        found = np.array([source[i]["label"] for i in range(len(source))])
+    if missing := sorted(set(wanted) - set(found.tolist())):
+        raise ConfigError(f"{what}: no record has the label {missing[0]}; there are {sorted(set(found.tolist()))}")
+    return found
 
 
 def gather(source: Source, indices: np.ndarray, map_function: Callable = map) -> Record:

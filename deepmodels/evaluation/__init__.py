@@ -1,5 +1,14 @@
-"""Evaluation: metrics of a split, predictions, and distances of texts."""
+"""Evaluation: metrics of a split, predictions, anomalies, and distances of texts and of pictures."""
 
+from deepmodels.evaluation.anomaly import auroc, detection, threshold
+from deepmodels.evaluation.images import (
+    bits_per_dimension,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    psnr,
+    ssim,
+)
 from deepmodels.evaluation.language import (
     Question,
     exact_match,
@@ -16,17 +25,26 @@ __all__ = [
     "WRITTEN",
     "NGram",
     "Question",
+    "auroc",
+    "bits_per_dimension",
     "bleu",
     "confusion_matrix",
+    "detection",
     "edit_distance",
     "error_rate",
     "evaluate",
     "exact_match",
     "few_shot",
+    "frechet_distance",
+    "kernel_distance",
     "multiple_choice",
     "perplexity",
+    "precision_recall",
     "predict",
+    "psnr",
     "score_continuations",
     "sequence_accuracy",
+    "ssim",
+    "threshold",
     "word_error_rate",
 ]

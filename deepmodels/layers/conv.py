@@ -112,3 +112,82 @@ def _tap(x: Array, tap: Sequence[int], strides: Sequence[int], size: Sequence[in
 
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, output_padding: int = 0) -> Array:
+    """Computes a transposed convolution: the gradient of a convolution by its images, torch's `conv_transpose2d`.
+
+    XLA's CPU back end takes it as a convolution of images with zeros between their pixels, most of whose products are
+    with zeros. There it is said without them: the outputs of each phase, the pixels whose place has the same remainder
+    by the stride, are a convolution with the taps of that phase; all phases are one convolution and a shuffle.
+
+    Args:
+      x: images (B, H, W, C).
+      kernel: (h, w, C', C), as `nn.ConvTranspose(transpose_kernel=True)` has it.
+      stride: of both sides: how many times larger the result is.
+      padding: pixels taken away at each border.
+      output_padding: pixels added behind the last row and column.
+
+    Returns:
+      (B, H', W', C'), H' = (H - 1) stride - 2 padding + h + output_padding.
+    """
+    sizes = tuple(
+        (n - 1) * stride - 2 * padding + k + output_padding for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    taps = tuple(-(-k // stride) for k in kernel.shape[:2])  # of a phase
+
+    def general(x: Array, kernel: Array) -> Array:
+        pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
+        return lax.conv_general_dilated(
+            x, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_IMAGES
+        )
+
+    def phases(x: Array, kernel: Array) -> Array:
+        features, channels = kernel.shape[2:]
+        wide = [(0, n * stride - k) for n, k in zip(taps, kernel.shape[:2], strict=True)]
+        parts = jnp.pad(kernel, (*wide, (0, 0), (0, 0)))
+        parts = parts.reshape(taps[0], stride, taps[1], stride, features, channels)[::-1, :, ::-1]
+        parts = parts.transpose(0, 2, 5, 1, 3, 4).reshape(*taps, channels, -1)
+        pads = [(n - 1, n - 1 + (output_padding > padding)) for n in taps]
+        y = convolve(x, parts, (1, 1), pads, dimension_numbers=_IMAGES)
+        batch, height, width, _ = y.shape
+        y = y.reshape(batch, height, width, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(batch, height * stride, width * stride, features)
+        return y[:, padding : padding + sizes[0], padding : padding + sizes[1]]
+
+    return lax.platform_dependent(x, kernel, cpu=phases, default=general)
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution with torch's arguments and the parameters of `nn.ConvTranspose(transpose_kernel=True)`.
+
+    Takes (B, H, W, C) and returns (B, H', W', features), see `convolve_transposed`.
+
+    Attributes:
+      features: channels of the result.
+      kernel_size: of both sides.
+      stride: how many times larger the result is.
+      padding: pixels taken away at each border.
+      output_padding: pixels added behind the last row and column.
+      use_bias: whether each channel has one.
+      kernel_init: of the kernel.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    padding: int = 0
+    output_padding: int = 0
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
+        y = convolve_transposed(x, kernel, self.stride, self.padding, self.output_padding)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)[
+                None, None, None
+            ]
+        return y

@@ -9,7 +9,9 @@ from deepmodels import arguments
 from deepmodels.errors import unknown
 from deepmodels.models import (
     alexnet,
+    autoencoder,
     bert,
+    boltzmann,
     convnext,
     ctc,
     deeplab,
@@ -17,10 +19,12 @@ from deepmodels.models import (
     densenet,
     efficientnet,
     fcn,
+    gan,
     gpt,
     inception,
     lenet,
     llama,
+    mae,
     mcculloch_pitts,
     mlp,
     mobilenet,
@@ -29,9 +33,12 @@ from deepmodels.models import (
     recurrent,
     resnet,
     seq2seq,
+    super_resolution,
     t5,
     transformer,
+    translation,
     unet,
+    vae,
     vgg,
     vit,
 )
@@ -64,6 +71,13 @@ MODELS: dict[str, Variant] = {
     **llama.VARIANTS,
     **deepseek.VARIANTS,
     **vit.VARIANTS,
+    **autoencoder.VARIANTS,
+    **mae.VARIANTS,
+    **boltzmann.VARIANTS,
+    **vae.VARIANTS,
+    **gan.VARIANTS,
+    **translation.VARIANTS,
+    **super_resolution.VARIANTS,
 }
 
 

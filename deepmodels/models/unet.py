@@ -15,7 +15,7 @@ from jax import Array, lax
 from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images
-from deepmodels.layers.conv import Conv
+from deepmodels.layers.conv import Conv, ConvTranspose
 from deepmodels.layers.pooling import max_pool
 from deepmodels.models.variant import Variant, images
 
@@ -73,14 +73,7 @@ class UNet(nn.Module):
         if self.padding not in ("valid", "same"):
             raise unknown("padding", self.padding, ("valid", "same"))
         double = partial(DoubleConv, padding=self.padding, batch_norm=self.batch_norm)
-        enlarge = partial(
-            nn.ConvTranspose,
-            kernel_size=(2, 2),
-            strides=(2, 2),
-            padding="VALID",
-            transpose_kernel=True,
-            kernel_init=he_normal,
-        )
+        enlarge = partial(ConvTranspose, kernel_size=2, stride=2, kernel_init=he_normal)
         self.down = [double(channels, name=f"down{i}") for i, channels in enumerate(self.channels)]
         self.dropout = nn.Dropout(self.dropout_rate)
         self.enlarge = [enlarge(channels, name=f"enlarge{i}") for i, channels in enumerate(self.channels[:-1])]

@@ -1,8 +1,8 @@
 """Objectives: pure functions (forward, batch, key, **hyperparameters) -> (loss, (metrics, variables)).
 
 `forward(*inputs, key=key, **named)` runs the model with its parameters bound and returns (outputs, new variables). An
-objective calls it once, with what the model takes of the batch. The same function trains and evaluates; metrics are
-means over the batch's real examples, or a `Mean` over what else it weighs.
+objective calls it first with what the model takes of the batch, and most don't call it again. The same function trains
+and evaluates; metrics are means over the batch's real examples, or a `Mean` over what else it weighs.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,9 @@ from functools import partial
 
 from deepmodels import arguments
 from deepmodels.errors import unknown
+from deepmodels.objectives.adversarial import adversarial
 from deepmodels.objectives.classification import classification, classification_with_auxiliary, perceptron
+from deepmodels.objectives.contrastive import contrastive_divergence, up_down
 from deepmodels.objectives.ctc import ctc
 from deepmodels.objectives.language import (
     language_modelling,
@@ -21,23 +23,43 @@ from deepmodels.objectives.language import (
     span_extraction,
     token_classification,
 )
+from deepmodels.objectives.reconstruction import masked_reconstruction, reconstruction
 from deepmodels.objectives.regression import regression
 from deepmodels.objectives.segmentation import segmentation
+from deepmodels.objectives.translation import (
+    adversarial_super_resolution,
+    cycle_consistency,
+    paired_translation,
+    super_resolution,
+)
+from deepmodels.objectives.variational import discrete_vae, elbo, vector_quantized
 
 OBJECTIVES: dict[str, Callable] = {
+    "adversarial": adversarial,
+    "adversarial_super_resolution": adversarial_super_resolution,
     "classification": classification,
     "classification_with_auxiliary": classification_with_auxiliary,
+    "contrastive_divergence": contrastive_divergence,
     "ctc": ctc,
+    "cycle_consistency": cycle_consistency,
+    "discrete_vae": discrete_vae,
+    "elbo": elbo,
     "language_modelling": language_modelling,
     "masked_lm": masked_lm,
+    "masked_reconstruction": masked_reconstruction,
+    "paired_translation": paired_translation,
     "perceptron": perceptron,
     "pretraining": pretraining,
+    "reconstruction": reconstruction,
     "regression": regression,
     "segmentation": segmentation,
     "sequence_to_sequence": sequence_to_sequence,
     "span_corruption": span_corruption,
     "span_extraction": span_extraction,
+    "super_resolution": super_resolution,
     "token_classification": token_classification,
+    "up_down": up_down,
+    "vector_quantized": vector_quantized,
 }
 
 

@@ -3,7 +3,7 @@
 from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
-from deepmodels.training.step import TrainState, make_train_step
+from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
 
 __all__ = [
     "Result",
@@ -11,7 +11,9 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "load_run",
+    "make_adversarial_step",
     "make_optimizer",
     "make_train_step",
+    "players",
     "train",
 ]

@@ -16,12 +16,31 @@ from ml_collections import ConfigDict
 from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
-from deepmodels.evaluation import evaluate
+from deepmodels.evaluation import detection, evaluate, predict
 from deepmodels.training import lora
 from deepmodels.training.optimizer import averaged_params, make_optimizer
-from deepmodels.training.step import TrainState, bind, cast_floats, dtype_of, master_dtype
+from deepmodels.training.step import (
+    TrainState,
+    bind,
+    cast_floats,
+    dtype_of,
+    make_adversarial_step,
+    make_train_step,
+    master_dtype,
+)
 
-PIPELINE = ("name", "batch_size", "threads", "mean", "std", "crop_size", "validation_size", "buckets")
+PIPELINE = (
+    "name",
+    "batch_size",
+    "threads",
+    "mean",
+    "std",
+    "crop_size",
+    "validation_size",
+    "held_out",
+    "unpaired",
+    "buckets",
+)
 
 
 class Experiment(NamedTuple):
@@ -51,8 +70,9 @@ def make(config: Mapping[str, Any]) -> Experiment:
     """
     config = configs.complete(config)
     mesh = parallel.make_mesh(config.mesh)
-    parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate)
+    parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate * config.critic_steps)
     model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
+    _check_players(config, model)
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
@@ -72,7 +92,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
         key = jax.random.key(config.seed)
         example = {name: jnp.zeros(array.shape, array.dtype) for name, array in _example(sources["train"]).items()}
         example = cast_floats(prepare(example, None), jnp.dtype(jnp.float32))  # as Linen makes parameters
-        _, variables = _model_call(objective, partial(_init_with_output, model, key), example).result
+        _, variables = call_model(objective, partial(_init_with_output, model, key), example).result
         if given:
             variables = trees.map_named(lambda name, leaf: given.get(name, leaf), variables)
         variables = dict(cast_floats(variables, dtype))
@@ -81,7 +101,11 @@ def make(config: Mapping[str, Any]) -> Experiment:
         if config.lora is not None:
             adapters = {name: value for name, value in config.lora.items() if name != "train"}
             params = lora.add(params, jax.random.fold_in(key, 1), **adapters)
-        return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+        if hasattr(model, "players"):
+            opt_state = {player: optimizer.init({player: params[player]}) for player in model.players}
+        else:
+            opt_state = optimizer.init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state)
 
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
@@ -130,7 +154,7 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
 
 
 def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None) -> Callable:
-    """Returns `prepare(batch, key) -> batch`: augments the batch if there is a key, then normalises the images.
+    """Returns `prepare(batch, key) -> batch`: augments the batch if there is a key, then normalises its pictures.
 
     Args:
       mean: one number, or one for each channel, of pixels scaled to [0, 1].
@@ -146,9 +170,25 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
             batch = augmentation(jax.random.fold_in(key, 1), batch)
         elif crop_size is not None:
             batch = batch | {"image": augment.center_crop(batch["image"], crop_size)}
-        return batch | {"image": augment.normalize(batch["image"], mean, std)}
+        pictures = [name for name in ("image", "target", "other") if name in batch and batch[name].ndim == 4]
+        return batch | {name: augment.normalize(batch[name], mean, std) for name in pictures}
 
     return prepare
+
+
+def make_step(x: Experiment, axis_name: str | None) -> Callable:
+    """Returns the step that trains, of one player or of two, to be compiled.
+
+    Args:
+      x: the experiment.
+      axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+    """
+    config = x.config
+    named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare)
+    if hasattr(x.model, "players"):
+        return make_adversarial_step(x.model, x.objective, x.optimizer, critic_steps=config.critic_steps, **named)
+    named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=x.freeze)
+    return make_train_step(x.model, x.objective, x.optimizer, **named)
 
 
 def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -168,14 +208,36 @@ def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarr
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    step = jax.jit(_evaluation_step(x))
+    step, score = jax.jit(_evaluation_step(x)), jax.jit(_score_step(x))
+
+    def scores(split: str, params, variables) -> tuple[np.ndarray, np.ndarray]:
+        return predict(score, params, variables, evaluation_batches(x, split))
 
     def evaluate_on(split: str, state: TrainState) -> dict[str, float]:
         params = averaged_params(state.params, state.opt_state)
         metrics = evaluate(step, params, state.variables, evaluation_batches(x, split))
+        if x.config.data.get("held_out") and split == "test":
+            labels, values = scores(split, params, state.variables)
+            _, known = scores("validation", params, state.variables)
+            metrics |= detection(values, np.isin(labels, x.config.data.held_out), known)
         return {f"{split}/{name}": value for name, value in metrics.items()}
 
     return evaluate_on
+
+
+def _score_step(x: Experiment) -> Callable:
+    """The loss of each example by itself: how unusual a model of the usual ones finds it."""
+
+    def step(params, variables, batch):
+        params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
+        forward = bind(x.model, params, variables, train=False)
+
+        def score(record):
+            return x.objective(forward, jax.tree.map(lambda value: value[None], record), None)[0]
+
+        return jax.lax.map(score, batch, batch_size=64)
+
+    return step
 
 
 def metric_names(x: Experiment) -> list[str]:
@@ -189,7 +251,7 @@ def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
 
     def inputs(params, variables, batch):
         batch = cast_floats(x.prepare(batch, None), jnp.dtype(jnp.float32))
-        return _model_call(x.objective, bind(x.model, params, variables, train=False), batch).inputs
+        return call_model(x.objective, bind(x.model, params, variables, train=False), batch).inputs
 
     return list(jax.eval_shape(inputs, x.abstract.params, x.abstract.variables, _example(x.sources["train"])))
 
@@ -208,7 +270,7 @@ def make_prediction(x: Experiment) -> Callable:
     @jax.jit
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        logits, _ = _model_call(x.objective, bind(x.model, params, variables, train=False), batch).result
+        logits, _ = call_model(x.objective, bind(x.model, params, variables, train=False), batch).result
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     return step
@@ -224,7 +286,7 @@ def make_reading(x: Experiment) -> Callable:
     @jax.jit
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        call = _model_call(x.objective, bind(x.model, params, variables, train=False), batch)
+        call = call_model(x.objective, bind(x.model, params, variables, train=False), batch)
         outputs = call.result[0]
         logits = outputs.get("masked_lm") if isinstance(outputs, dict) else outputs
         if hasattr(logits, "hidden"):  # what the objective projects in chunks
@@ -250,17 +312,19 @@ def evaluation_batches(x: Experiment, split: str) -> Iterator[dict[str, jax.Arra
     )
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
+    """What a model was given by position, and what it returned."""
+
     inputs: tuple[jax.Array, ...]
     result: Any
 
 
-def _model_call(objective: Callable, forward: Callable, batch: Mapping[str, jax.Array]) -> _Call:
-    """The one call that an objective makes of the model: it alone knows what the model takes of a batch."""
+def call_model(objective: Callable, forward: Callable, batch: Mapping[str, jax.Array]) -> Call:
+    """Returns the first call that an objective makes of the model: it alone knows what the model takes of a batch."""
     calls = []
 
     def listening(*inputs, **options):
-        calls.append(_Call(inputs, forward(*inputs, **options)))
+        calls.append(Call(inputs, forward(*inputs, **options)))
         return calls[-1].result
 
     objective(listening, batch, None)
@@ -320,15 +384,38 @@ def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> No
 
 def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:
     section = {key: value for key, value in config.data.items() if key not in PIPELINE}
-    size = config.data.get("validation_size", 0)
+    size, held_out = config.data.get("validation_size", 0), tuple(config.data.get("held_out", ()))
+    if held_out and not size:
+        raise ConfigError("config.data.held_out needs config.data.validation_size: the threshold comes from there")
     splits = ("train", "test", *(["validation"] if size else []))
     sources = {split: data.create(config.data.name, split=split, validation_size=size, **section) for split in splits}
+    if held_out:  # what a detector of anomalies must not have seen
+        sources |= {split: data.without(sources[split], held_out) for split in splits if split != "test"}
+    if unpaired := tuple(config.data.get("unpaired", ())):
+        sources = {split: data.UnpairedSource(source, unpaired, split == "train") for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
 
 
+def _check_players(config: ConfigDict, model: nn.Module) -> None:
+    if not hasattr(model, "players"):
+        if config.critic_steps != 1:
+            raise ConfigError(
+                f"config.critic_steps={config.critic_steps}, but {config.model.name!r} has no two players"
+            )
+        return
+    if config.accumulate != 1:
+        raise ConfigError("config.accumulate is for one player; of two, each moves with a batch of its own")
+    if config.compile != "jit":
+        raise ConfigError("config.compile='pmap' is for one player; two train by 'jit', over any mesh")
+    if config.optimizer.get("freeze"):
+        raise ConfigError("config.optimizer.freeze is for one player, of two both train")
+
+
 def _check_classes(config: ConfigDict, model: nn.Module, class_names: tuple[str, ...]) -> None:
     classes = getattr(model, "num_classes", None)
+    if classes == 0 and hasattr(type(model), "sample"):  # it makes pictures, and asks for no class
+        return
     if classes is not None and classes < len(class_names):
         raise ConfigError(
             f"config.model.num_classes={classes}, but the data set {config.data.name!r} has {len(class_names)} classes"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +28,11 @@ from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
 from deepmodels.training.optimizer import averaged_params
+from deepmodels.training.pictures import make_pictures
 from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
-from deepmodels.training.step import TrainState, make_train_step
+from deepmodels.training.step import TrainState
 from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
 from deepmodels.trees import PyTree
 
@@ -101,15 +103,9 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
         (workdir / "run.json").write_text(json.dumps(record, indent=2))
 
     compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
-    train_step = compiled(
-        make_train_step(
-            x.model, x.objective, x.optimizer, seed=config.seed, precision=config.precision,
-            accumulate=config.accumulate, prepare=x.prepare, axis_name=compiled.axis_name, freeze=x.freeze,
-        ),
-        x.mesh,
-        jax.tree.map(lambda leaf: leaf.sharding, x.abstract),
-    )  # fmt: skip
-    evaluate_on = experiment.make_evaluation(x)
+    places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
+    train_step = compiled(experiment.make_step(x, compiled.axis_name), x.mesh, places)
+    evaluate_on, draw = experiment.make_evaluation(x), make_pictures(x)
     state = train_step.enter(state)
     meter = Meter(x)
 
@@ -137,12 +133,14 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
             if step % every.evaluate == 0 or stop:
                 with meter.paused():
                     values = evaluate_on(watched, train_step.leave(state))
+                    _show(sinks, workdir, step, draw, train_step.leave(state))
                 _write(sinks, step, values)
                 evaluations.append({"step": step, **values})
                 improved = best_step(evaluations, config.keep) == step
                 stop = stop or should_stop(evaluations, config.early_stopping)
 
             if step % every.checkpoint == 0 or improved or stop:
+                meter.check()
                 with meter.paused():
                     checkpoints.save(step, train_step.leave(state), record)
                     checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
@@ -248,14 +246,8 @@ class Meter:
         Raises:
           TrainingError: a step's loss isn't finite.
         """
-        fetched = jax.device_get(self._pending)
+        fetched = self.check()
         step = fetched[-1][0]
-        for number, metrics in fetched:
-            if not np.all(np.isfinite(metrics["loss"])):
-                raise TrainingError(
-                    f"the loss of step {number} is {np.mean(metrics['loss'])}: lower optimizer.learning_rate, set "
-                    "optimizer.clip_norm, or look at the data; the checkpoints before it stand"
-                )
         elapsed = time.monotonic() - self._since
         values = {name: float(np.mean([metrics[name] for _, metrics in fetched])) for name in fetched[0][1]}
         values |= {
@@ -266,6 +258,22 @@ class Meter:
         }
         self.start()
         return values
+
+    def check(self) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """Returns the steps since the last reading and their metrics; waits for them to be done.
+
+        Raises:
+          TrainingError: the loss of one isn't finite, or its gradient, which the parameters after it have met.
+        """
+        self._pending = jax.device_get(self._pending)
+        for number, metrics in self._pending:
+            for name, what in {"loss": "loss", "grad_norm": "gradient's norm"}.items():
+                if not np.all(np.isfinite(metrics[name])):
+                    raise TrainingError(
+                        f"the {what} of step {number} is {np.mean(metrics[name])}: lower optimizer.learning_rate, set "
+                        "optimizer.clip_norm, or look at the data; the checkpoints before it stand"
+                    )
+        return self._pending
 
     def paused(self) -> "_Clock":
         """Returns a context whose time counts for nothing."""
@@ -377,13 +385,33 @@ def _tested(
     return metrics | decoding.measure(x, written, split), written
 
 
+def _show(sinks, workdir: Path, step: int, draw: Callable | None, state: TrainState) -> None:
+    """Draws what the model makes by now, into the folder `pictures` and for the viewers."""
+    if draw is None:
+        return
+    pictures = draw(averaged_params(state.params, state.opt_state), state.variables)
+    if jax.process_index():
+        return
+    (workdir / "pictures").mkdir(exist_ok=True)
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            workdir / "pictures" / f"{name}-{step:07}.png"
+        )
+        for sink in sinks:
+            sink.images(step, name, pixels)
+
+
 def _report(
     x: Experiment, workdir: Path, state: TrainState, metrics: Mapping[str, float], written: decoding.Written | None
 ) -> Path:
     history = read_json_lines(workdir / "metrics.jsonl")
     params = averaged_params(state.params, state.opt_state)
     inputs, record, kernels = experiment.model_inputs(x), x.sources["test"][0], []
-    if "image" in record:
+    pictures = {path.stem.rpartition("-")[0]: path for path in sorted((workdir / "pictures").glob("*.png"))}
+    if pictures:
+        answers = lambda *_: {"pictures": pictures}  # noqa: E731
+        kernels = _looking(params, record["image"].shape)
+    elif "image" in record:
         answers = _segmented if np.ndim(record["label"]) == 2 else _classified
         channels = inputs[0].shape[-1]
         kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
@@ -410,6 +438,17 @@ def _report(
             "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
         },
     )
+
+
+def _looking(params: PyTree, shape: tuple[int, ...]) -> list[jax.Array]:
+    """The kernels that look at images of this shape, as (height, width, channels in, channels out)."""
+    found = []
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim == 4 and leaf.shape[2] == shape[-1]:
+            found.append(leaf)
+        elif leaf.ndim == 2 and leaf.shape[0] == np.prod(shape):
+            found.append(leaf.reshape(*shape, -1))
+    return found
 
 
 def _classified(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:

@@ -297,8 +297,10 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
 def averaged_params(params: PyTree, opt_state: PyTree) -> PyTree:
     """Returns the parameters to evaluate with: their moving average where the optimizer keeps one.
 
-    Of frozen parameters it keeps none; they are their own.
+    Of frozen parameters it keeps none; they are their own. Of two players each has an optimizer of its own.
     """
+    if isinstance(opt_state, dict):
+        return {name: averaged_params({name: params[name]}, own)[name] for name, own in opt_state.items()}
     if not isinstance(opt_state, EmaState):
         return params
     return jax.tree.map(lambda p, mean: p if isinstance(mean, optax.MaskedNode) else mean, params, opt_state.params)

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANELS = {  # metric: title, in this order
+PANELS = {  # metric: title, in this order
     "loss": "Loss",
     "accuracy": "Accuracy",
     "mean_iou": "Mean IoU",
     "perplexity": "Perplexity",
+    "psnr": "PSNR (dB)",
+    "kl": "KL (nats)",
+    "discriminator_loss": "Discriminator's loss",
+    "generator_loss": "Generator's loss",
     "learning_rate": "Learning rate",
 }
 _COLORS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777")
@@ -41,6 +45,7 @@ def write_report(
     samples: Mapping[str, np.ndarray] | None = None,
     examples: Mapping[str, Sequence[str]] | None = None,
     attention: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]] | None = None,
+    pictures: Mapping[str, Path] | None = None,
     summary_text: str = "",
     config_text: str = "",
     facts: Mapping[str, Any] | None = None,
@@ -49,8 +54,8 @@ def write_report(
     """Writes report.html, which needs no other file, and the PNGs it shows into report/; returns the page's path.
 
     Every part is left out if its argument is None or empty.
-    - history: what metrics.jsonl holds: dicts with "step" and metrics, named "loss", "accuracy", "mean_iou",
-      "perplexity" or "learning_rate" for training and with a prefix for anything else ("validation/loss"); None where a
+    - history: what metrics.jsonl holds: dicts with "step" and metrics, named as in `PANELS`,
+      "loss" and "accuracy" say, for training and with a prefix for anything else ("validation/loss"); None where a
       value wasn't finite
     - confusion: counts of shape (classes, classes), rows the true class; `class_names` has one name per class
     - filters: the first layer's kernel, of shape (height, width, channels in, channels out)
@@ -60,6 +65,7 @@ def write_report(
     - examples: texts by column, {"input": [...], "target": [...], "prediction": [...]}, as many in each; of a long text
       the beginning is shown
     - attention: of a few texts each, the tokens that were read, S of them, and written, T, and weights (layers, T, S)
+    - pictures: PNGs by name, shown as they are, a small one larger
     - summary_text, config_text: shown as they are
     - facts: what the table at the top says, in its order; text, or numbers (a whole number gets its thousands)
 
@@ -75,7 +81,7 @@ def write_report(
         _check_samples(samples)
 
     figures: dict[str, tuple[str, Figure]] = {}
-    if any(_series(history, metric) for metric in _PANELS):
+    if any(_series(history, metric) for metric in PANELS):
         figures["curves"] = "Training curves", draw_curves(history)
     if confusion is not None:
         figures["confusion"] = "Confusion matrix", draw_confusion(confusion, class_names)
@@ -103,6 +109,11 @@ def write_report(
         data = base64.b64encode(path.read_bytes()).decode()
         image = f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">'
         sections.append(f"<section><h2>{escape(heading)}</h2><figure>{image}</figure></section>")
+    for name, path in (pictures or {}).items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = f'<img class="pixels" alt="{escape(name)}" src="data:image/png;base64,{data}">'
+        heading = f"{name.capitalize()}: {path.name}"
+        sections.append(f"<section><h2>{escape(heading)}</h2><figure>{image}</figure></section>")
     if examples is not None:
         sections.append(f"<section><h2>Examples</h2>{_examples(examples)}</section>")
     for heading, text in (("Model", summary_text), ("Config", config_text)):
@@ -115,11 +126,11 @@ def write_report(
 
 def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
     """Returns a figure with a panel each for loss, accuracy and learning rate, as far as `history` holds them."""
-    panels = {metric: series for metric in _PANELS if (series := _series(history, metric))}
+    panels = {metric: series for metric in PANELS if (series := _series(history, metric))}
     figure = _figure(4.6 * len(panels), 3.4, layout="constrained")
     for number, (metric, series) in enumerate(panels.items(), start=1):
         axes = _axes(figure, len(panels), number)
-        axes.set_title(_PANELS[metric], loc="left", fontsize=11, fontweight="bold", color=_INK)
+        axes.set_title(PANELS[metric], loc="left", fontsize=11, fontweight="bold", color=_INK)
         axes.set_xlabel("step", color=_MUTED)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         for color, (label, (steps, values)) in zip(_COLORS, series.items(), strict=False):
@@ -418,6 +429,7 @@ tr:last-child > * {{ border-bottom: 0 }}
 th {{ width: 14rem; font-weight: 500; color: var(--muted) }}
 td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere }}
 figure {{ margin: 0; padding: .75rem; background: #fff; border-radius: .6rem; box-shadow: 0 0 0 1px var(--line) }}
+img.pixels {{ width: 40rem; image-rendering: pixelated }}
 img {{ display: block; margin: 0 auto; max-width: 100%; max-height: 46rem; height: auto }}
 pre {{ margin: 0; padding: .9rem; background: var(--card); border-radius: .6rem; box-shadow: 0 0 0 1px var(--line);
   overflow-x: auto; font: .8rem/1.45 ui-monospace, monospace }}

@@ -1,5 +1,6 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -149,6 +150,77 @@ def make_train_step(
         return state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return train_step
+
+
+def make_adversarial_step(
+    model: nn.Module,
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    precision: str = "float32",
+    critic_steps: int = 1,
+    prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `step(state, batch) -> (state, metrics)` of two players: some moves of the critic, one of the other.
+
+    Goodfellow et al. (2014), arXiv:1406.2661, algorithm 1. The state's parameters and optimizers are dicts by player
+    (`players` takes it apart). Each move of the critic sees a part of the batch of its own; the other, the last.
+
+    Args:
+      model: has `players`, the names of the critic and of the other in its parameters.
+      objective: `(forward, batch, key, player=name) -> (loss, (metrics, variables))`, the loss of that player.
+      optimizer: each player has a state of it; it gets the player's loss as `value`.
+      seed: all randomness of step n is `fold_in(key(seed), n)`.
+      precision: as for `make_train_step`.
+      critic_steps: moves of the critic in a step, equal parts of the batch.
+      prepare: as for `make_train_step`.
+    """
+    dtype = dtype_of(precision)
+    critic, other = model.players
+
+    def move(player, state: TrainState, batch, key):
+        def loss_fn(own):
+            params, given = cast_floats((state.params | {player: own}, prepare(batch, key)), dtype)
+            forward = bind(model, params, state.variables, train=True)
+            return objective(forward, given, key, player=player)
+
+        (loss, (metrics, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[player])
+        own = {player: state.params[player]}
+        updates, opt_state = optimizer.update({player: grads}, state.opt_state[player], own, value=loss)
+        params = state.params | optax.apply_updates(own, updates)
+        state = TrainState(state.step, params, variables, state.opt_state | {player: opt_state})
+        return state, metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    def adversarial_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        parts = jax.tree.map(lambda x: _split(x, critic_steps), batch)
+
+        moves = []
+        for i in range(critic_steps):  # no scan: XLA's CPU back end is slow at convolutions in a loop
+            part = jax.tree.map(operator.itemgetter(i), parts)
+            state, metrics = move(critic, state, part, jax.random.fold_in(key, i))
+            moves.append(metrics)
+        state, others = move(other, state, part, jax.random.fold_in(key, critic_steps))
+        metrics = jax.tree.map(lambda *values: jnp.stack(values).mean(0), *moves)
+        norms = optax.tree.norm((metrics["grad_norm"], others["grad_norm"]))
+        both = {"loss": metrics["loss"] + others["loss"], "grad_norm": norms}
+        return state._replace(step=state.step + 1), metrics | others | both
+
+    return adversarial_step
+
+
+def players(state: TrainState) -> dict[str, TrainState]:
+    """Returns the state of each player of an adversarial training, by name: its parameters, variables and optimizer."""
+    return {
+        name: TrainState(
+            state.step,
+            state.params[name],
+            {collection: tree[name] for collection, tree in state.variables.items() if name in tree},
+            opt_state,
+        )
+        for name, opt_state in state.opt_state.items()
+    }
 
 
 def _scaled(grads: PyTree, loss: jax.Array | Mean, operation: Callable) -> PyTree:

@@ -48,19 +48,27 @@ def _embeddings(prefix: str) -> Rules:
     )
 
 
-def _vit(prefix: str) -> Rules:
-    theirs = f"{prefix}encoder.layer.{{layer}}"
+def layer(theirs: str, ours: str) -> Rules:
+    """Returns the rows of a layer of transformers' ViT, and of its decoder in a masked autoencoder.
+
+    Args:
+      theirs: the layer's name there.
+      ours: its path inside "params".
+    """
     return (
-        *_embeddings(prefix),
-        *layer_norm(f"{theirs}.layernorm_before", f"{_LAYER}/norm1"),
-        *dense(f"{theirs}.attention.attention.query", f"{_LAYER}/attention/query"),
-        *dense(f"{theirs}.attention.attention.key", f"{_LAYER}/attention/key"),
-        *dense(f"{theirs}.attention.attention.value", f"{_LAYER}/attention/value"),
-        *dense(f"{theirs}.attention.output.dense", f"{_LAYER}/attention/out"),
-        *layer_norm(f"{theirs}.layernorm_after", f"{_LAYER}/norm2"),
-        *dense(f"{theirs}.intermediate.dense", f"{_LAYER}/dense1"),
-        *dense(f"{theirs}.output.dense", f"{_LAYER}/dense2"),
+        *layer_norm(f"{theirs}.layernorm_before", f"{ours}/norm1"),
+        *dense(f"{theirs}.attention.attention.query", f"{ours}/attention/query"),
+        *dense(f"{theirs}.attention.attention.key", f"{ours}/attention/key"),
+        *dense(f"{theirs}.attention.attention.value", f"{ours}/attention/value"),
+        *dense(f"{theirs}.attention.output.dense", f"{ours}/attention/out"),
+        *layer_norm(f"{theirs}.layernorm_after", f"{ours}/norm2"),
+        *dense(f"{theirs}.intermediate.dense", f"{ours}/dense1"),
+        *dense(f"{theirs}.output.dense", f"{ours}/dense2"),
     )
+
+
+def _vit(prefix: str) -> Rules:
+    return (*_embeddings(prefix), *layer(f"{prefix}encoder.layer.{{layer}}", _LAYER))
 
 
 def _dinov2(prefix: str) -> Rules:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepmodels.layers.conv import Conv
+from deepmodels.layers.conv import Conv, ConvTranspose
 
 CASES = {
     "1x1": ((5, 6, 3), dict(features=4, kernel_size=(1, 1), padding=0)),
@@ -61,3 +61,44 @@ def test_no_convolution_is_left_on_a_cpu(name):
     shape, arguments = CASES[name]
     assert "stablehlo.convolution" in primitives(nn.Conv(**arguments), shape)
     assert "stablehlo.convolution" not in primitives(Conv(**arguments), shape)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "output_padding"),
+    [(4, 2, 1, 0), (2, 2, 0, 0), (3, 2, 1, 1), (5, 2, 2, 1), (4, 1, 0, 0), (3, 3, 0, 2), (5, 3, 1, 0), (2, 3, 0, 1)],
+)
+def test_a_transposed_convolution_is_torchs(kernel, stride, padding, output_padding, float64):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 4, 3))
+    ours = ConvTranspose(6, kernel, stride, padding, output_padding)
+    abstract = jax.eval_shape(ours.init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), abstract)
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.ConvTranspose2d(3, 6, kernel, stride, padding, output_padding).double()
+    weight = torch.from_numpy(np.moveaxis(variables["params"]["kernel"], (-1, -2), (0, 1)).copy())
+    theirs.load_state_dict({"weight": weight, "bias": torch.from_numpy(variables["params"]["bias"])})
+    given = torch.from_numpy(np.moveaxis(x, -1, 1).copy()).requires_grad_()
+    expected = theirs(given)
+    cotangent = rng.normal(size=np.moveaxis(expected.detach().numpy(), 1, -1).shape)
+    expected.backward(torch.from_numpy(np.moveaxis(cotangent, -1, 1).copy()))
+    out, pull_back = jax.jit(lambda v, x: jax.vjp(ours.apply, v, x))(variables, x)
+    by_variables, by_images = jax.jit(pull_back)(cotangent)
+    np.testing.assert_allclose(np.moveaxis(out, -1, 1), expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.moveaxis(by_images, -1, 1), given.grad.numpy(), rtol=1e-12, atol=1e-12)
+    by_kernel = np.moveaxis(by_variables["params"]["kernel"], (-1, -2), (0, 1))
+    np.testing.assert_allclose(by_kernel, theirs.weight.grad.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_no_zeros_are_put_between_pixels_on_a_cpu():
+    assert "lhs_dilate = [2, 2]" not in primitives(ConvTranspose(4, 4, 2, padding=1), (5, 5, 3))
+
+
+def test_other_back_ends_get_the_transposed_convolution(monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, cpu, default: default(*x))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4, 3)), jnp.float32)
+    ours = ConvTranspose(6, 4, 2, padding=1)
+    variables = ours.init(jax.random.key(0), x)
+    flax = nn.ConvTranspose(6, (4, 4), (2, 2), padding=((2, 2), (2, 2)), transpose_kernel=True).apply(variables, x)
+    np.testing.assert_allclose(ours.apply(variables, x), flax, rtol=1e-5, atol=1e-5)
+    monkeypatch.undo()
+    np.testing.assert_allclose(ours.apply(variables, x), flax, rtol=1e-5, atol=1e-5)

@@ -86,9 +86,14 @@ def test_the_pieces_of_a_run_give_the_whole(tiny_config, tmp_path):
     assert one[-1]["loss"] == other[-1]["loss"]
 
 
-def test_kill_and_go_on_bit_for_bit(tiny_config, tmp_path):
+GAN = {"model": {"name": "gan_tiny", "image_shape": (28, 28, 1)}, "objective": {"name": "adversarial"}}
+GAN |= {"data": {"name": "fashion_mnist_embedded", "batch_size": 16}, "critic_steps": 2}
+
+
+@pytest.mark.parametrize("values", [{}, pytest.param(GAN, marks=pytest.mark.slow)], ids=["classifier", "gan"])
+def test_kill_and_go_on_bit_for_bit(tiny_config, tmp_path, values):
     """A process is killed at random moments until the run is done; its state is that of an undisturbed run."""
-    config = tiny_config(steps=40, every={"log": 1, "evaluate": 20, "checkpoint": 3})
+    config = tiny_config(steps=40, every={"log": 1, "evaluate": 20, "checkpoint": 3}, **values)
     (tmp_path / "config.json").write_text(json.dumps(config))
     code = "import json, sys, deepmodels; deepmodels.train(json.load(open(sys.argv[1])), sys.argv[2], quiet=True)"
 

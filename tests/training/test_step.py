@@ -25,12 +25,8 @@ def trained(config, steps=3):
     """
     x = experiment.make(config)
     kind = {"jit": JitStep, "pmap": PmapStep}[x.config.compile]
-    function = make_train_step(
-        x.model, x.objective, x.optimizer, seed=x.config.seed, precision=x.config.precision,
-        accumulate=x.config.accumulate, prepare=x.prepare, axis_name=kind.axis_name,
-    )  # fmt: skip
     places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
-    step = kind(function, x.mesh, places)
+    step = kind(experiment.make_step(x, kind.axis_name), x.mesh, places)
     first = jax.jit(x.init.__wrapped__)()
     state, losses = step.enter(jax.device_put(jax.device_get(first), places)), []
     for _, batch in zip(range(steps), prefetch(experiment.train_batches(x, 0), step.place), strict=False):
