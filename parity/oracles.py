@@ -202,8 +202,9 @@ def settle(module, images: np.ndarray) -> None:
     - all weights, biases and norms, by `enliven`;
     - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
     - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
-      and the variance by up to a fifth; of pooled maps the deviation is a tenth of the mean or more. Norms are taken in order, each seeing what those before make of their
-      statistics: errors that all layers make together would add up, and the last layers see signals far off theirs;
+      and the variance by up to a fifth; of images pooled to a pixel the deviation is a tenth of the mean at least.
+      Norms are taken in order, each seeing what those before make of their statistics: errors that all layers make
+      together would add up, and the last layers see signals far off theirs;
     - the last layer, scaled such that the root mean square of the outputs for these images is 1.
 
     Args:
