@@ -204,7 +204,7 @@ def settle(module, images: np.ndarray) -> None:
     - in networks without such branches, the offsets of norms, higher by 1: with half of the units off, each ReLU after
       a norm multiplies the rounding of those before by 1.2, five thousandfold in the depth of Inception v3;
     - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
-      and the variance by up to a fifth; of images pooled to a pixel the deviation is a third of the mean at least.
+      and the variance by up to a fifth; of images pooled to a pixel the deviation is at least the mean.
       Norms are taken in order, each seeing what those before make of their statistics: errors that all layers make
       together would add up, and the last layers see signals far off theirs;
     - the last layer, scaled such that the root mean square of the outputs for these images is 1.
@@ -221,7 +221,7 @@ def settle(module, images: np.ndarray) -> None:
     def measure(norm, inputs: tuple) -> None:
         var, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         if inputs[0].shape[2:] == (1, 1):  # of pooled images: one value each, which hardly differ
-            var = torch.maximum(var, mean.square() / 9)
+            var = torch.maximum(var, mean.square())
         norm.running_mean.copy_(mean + 0.1 * var.sqrt() * torch.randn(mean.shape, generator=generator))
         norm.running_var.copy_(var * (0.8 + 0.4 * torch.rand(var.shape, generator=generator)))
 
