@@ -201,9 +201,12 @@ def settle(module, images: np.ndarray) -> None:
 
     - all weights, biases and norms, by `enliven`;
     - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
+    - in networks without such branches, the offsets of norms, higher by 1: with half of the units off, each ReLU after
+      a norm multiplies the rounding of those before by 1.2, five thousandfold in the depth of Inception v3;
     - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
-      and the variance by up to a fifth; of pooled maps the deviation is a tenth of the mean or more. Norms are taken in order, each seeing what those before make of their
-      statistics: errors that all layers make together would add up, and the last layers see signals far off theirs;
+      and the variance by up to a fifth; of images pooled to a pixel the deviation is at least the mean.
+      Norms are taken in order, each seeing what those before make of their statistics: errors that all layers make
+      together would add up, and the last layers see signals far off theirs;
     - the last layer, scaled such that the root mean square of the outputs for these images is 1.
 
     Args:
@@ -218,14 +221,17 @@ def settle(module, images: np.ndarray) -> None:
     def measure(norm, inputs: tuple) -> None:
         var, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         if inputs[0].shape[2:] == (1, 1):  # of pooled images: one value each, which hardly differ
-            var = torch.maximum(var, 0.01 * mean.square())
+            var = torch.maximum(var, mean.square())
         norm.running_mean.copy_(mean + 0.1 * var.sqrt() * torch.randn(mean.shape, generator=generator))
         norm.running_var.copy_(var * (0.8 + 0.4 * torch.rand(var.shape, generator=generator)))
 
     with torch.no_grad():
-        for norm in _ends_of_branches(module):
-            norm.weight *= 0.25
         norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        ends = list(_ends_of_branches(module))
+        for norm in ends:
+            norm.weight *= 0.25
+        for norm in () if ends else norms:
+            norm.bias += 1
         hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
         output = evaluate(module, images)
         for hook in hooks:

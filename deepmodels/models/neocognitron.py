@@ -21,7 +21,7 @@ so that a well-trained cell answers phi((1 + r) s - r) to a pattern whose cosine
 choosier the cell. a and b are the parameters, 29,472 of them in the layout of 1980.
 
 The equations, the sizes of the layers, of the areas that cells see and of the columns, r (4, 1.5, 1.5), q (1, 16, 16),
-alpha (0.5), first b of zero and the 20 presentations are the paper's, by what summaries and other builds of it agree on;
+alpha (0.5), first b of zero and the 20 presentations are the paper's, as far as summaries and other builds of it agree;
 the numbers of the equations are not. Where its text leaves a choice, it is made here: c(v) and d(v) are powers of
 `decay` and `spread`; `oriented` makes the first weights; and the C-layers, which are half as dense as their S-layers,
 have a cell at every second place from which its area reaches the S-layer, which gives the paper's sizes, 16 to 10 and 8
