@@ -14,7 +14,7 @@ from flax import linen as nn
 from deepmodels import models, trees
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, hub, table
+from deepmodels.weights import HEADS, OURS, detect, files, folder, hub, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
 
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
@@ -212,7 +212,8 @@ def _read(
 
 
 def _rules(source: str, name: str, variables: PyTree) -> Rules:
-    return same_names(variables) if source == OURS else table(source, name, models.MODELS[name].family)
+    family = models.MODELS[name].family
+    return (*same_names(variables), *HEADS.get(family, ())) if source == OURS else table(source, name, family)
 
 
 def _abstract(name: str, model: nn.Module) -> PyTree:

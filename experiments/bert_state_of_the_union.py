@@ -29,10 +29,10 @@ def get_config(size: str = "full") -> ConfigDict:
         "pairs": (32, 4_000, 1e-3, "pretraining", dict(max_length=128)),
         "smoke": (32, 2, 1e-3, "pretraining", dict(hidden_size=8, num_layers=1, num_heads=2, mlp_size=8)),
     }[size]
-    model = dict(name="bert_tiny", vocab_size=2_000, max_length=80, head=task) | model
+    model = dict(name="bert_tiny", vocab_size=2_000, max_length=80, head=task, num_classes=4) | model
     init = {}
     if task == "classification":
-        model |= dict(head="sequence_classification", num_classes=4)
+        model |= dict(head="sequence_classification")
         if size == "finetune":
             init = dict(weights="runs/bert/checkpoints/1200", fresh="pooler/.*|head/.*")
     if task == "pretraining":

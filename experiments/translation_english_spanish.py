@@ -30,10 +30,10 @@ def get_config(size: str = "full") -> ConfigDict:
         model |= dict(target_vocab_size=vocabulary)
     else:
         model |= dict(mlp_size=4 * model["hidden_size"])
-    data = dict(path="data/verses", tokenizer="data/verses/tokenizer.json", max_length=96, buckets=(32, 48, 64, 96))
+    data = dict(path="data/verses", tokenizer="data/verses/tokenizer.json", max_length=32, buckets=(24, 32))
     if size == "smoke":
         data = dict(tokenizer="characters", max_length=64, buckets=(32, 64))
-    every = max(1, steps // 4)
+    every = max(1, steps // 2)
     return ConfigDict(
         dict(
             seed=0,
