@@ -11,9 +11,9 @@ experiments/data/speeches.py says where its texts come from: pieces of 40 words,
 periods the period.
 
 full: masked tokens of all pieces that train, with two layers of 128. More tokens are hidden than the paper's 15 %, as a
-run so short sees few of them: Wettig, Gao, Zhong & Chen (2022), arXiv:2202.08005. finetune: from there, the period of a piece, from
-the 400 labels. scratch: the same from random weights. pairs: BERT's two tasks on pairs of texts in bytes, with the
-second of the paper: does the second follow the first? It needs no data but the package's.
+run so short sees few of them: Wettig, Gao, Zhong & Chen (2022), arXiv:2202.08005. finetune: from there, the period of a
+piece, from the 400 labels. scratch: the same from random weights. pairs: BERT's two tasks on pairs of texts in bytes,
+with the second of the paper: does the second follow the first? It needs no data but the package's.
 
 Nobody has measured this config to its end yet.
 """
