@@ -17,7 +17,7 @@ from deepmodels import models, trees
 from deepmodels.errors import ConfigError, WeightsError, unknown
 from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
-from deepmodels.weights import OURS, detect, files, folder, gguf_file, hub, peft, table
+from deepmodels.weights import HEADS, OURS, detect, files, folder, gguf_file, hub, peft, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
 from deepmodels.weights.quantised import dequantised
 
@@ -316,7 +316,8 @@ def _read(
 
 
 def _rules(source: str, name: str, variables: PyTree) -> Rules:
-    return same_names(variables) if source == OURS else table(source, name, models.MODELS[name].family)
+    family = models.MODELS[name].family
+    return (*same_names(variables), *HEADS.get(family, ())) if source == OURS else table(source, name, family)
 
 
 def _abstract(name: str, model: nn.Module) -> PyTree:

@@ -7,10 +7,12 @@ full: an LSTM of 128 units, and 20 steps from the last letter to the first of th
 and no cells. Who knows nothing of the letters is right once in eight times, at a loss of 2.08. Arjovsky, Shah & Bengio
 (2015), arXiv:1511.06464, section 5.1.
 
-Ours, on two CPU cores that other work shared (jax 0.10.2, seed 0, 1,500 steps): the LSTM has 75.0 % of the letters of
-the test split right, at a loss of 0.59 and still learning when its learning rate ran out, after 76 s; the Elman network
-100.0 % at 0.0006, after 64 s. At this lag the gradient isn't lost yet by a tanh network whose recurrent kernel begins
-orthogonal, as ours does; experiments/long_lag.py has a lag at which it is.
+Ours, on two CPU cores that other work shared (jax 0.10.2, seed 0, 1,500 steps): both have all of the letters of the
+test split right; the LSTM at a loss of 0.0077 after 1 min 43 s, the Elman network at 0.0006 after 45 s. The forget
+gates of the LSTM begin with a bias of 3, as a lag of 25 asks for: with the usual 1 a cell keeps 0.73 of what it has
+from step to step, nothing arrives, and 75.0 % were right at the end (--config.model.forget_bias=1.0). At this lag the
+gradient isn't lost yet by a tanh network whose recurrent kernel begins orthogonal, as ours does;
+experiments/long_lag.py has a lag at which it is.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +30,7 @@ def get_config(size: str = "full") -> ConfigDict:
         dict(
             seed=0,
             steps=steps,
-            model=dict(name="lstm_ptb_tiny", cell=cell, vocab_size=10, hidden_size=128, num_layers=1),
+            model=dict(name="lstm_ptb_tiny", cell=cell, vocab_size=10, hidden_size=128, num_layers=1, forget_bias=3.0),
             objective=dict(name="token_classification"),
             data=dict(name="copying", lag=lag, batch_size=32),
             optimizer=dict(

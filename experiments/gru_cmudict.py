@@ -5,7 +5,9 @@
 full: the sizes of the model g2p_gru, whose weights circulate and were trained on all of CMUdict, twelve times as many
 words; --config.data.path= takes a .tsv file with the columns "word" and "phonemes".
 
-Nobody has measured this config to its end yet.
+Ours, on two CPU cores that much other work shared (jax 0.10.2, seed 0, 2,000 steps on 9,000 words): of 1,000 other
+words a beam of 4 spells 35.5 % without a mistake, and the phoneme error rate is 25.7 % (test/word_error_rate, as the
+words of its texts are phonemes); 13 min 36 s, 4 min 22 s of it on a processor.
 """
 
 from ml_collections import ConfigDict

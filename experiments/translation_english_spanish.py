@@ -5,11 +5,14 @@
     deepmodels train --config=experiments/translation_english_spanish.py --workdir=runs/transformer_en_es
     deepmodels train --config=experiments/translation_english_spanish.py:lstm --workdir=runs/lstm_en_es
 
-experiments/data/verses.py says where its verses come from: 29,942 to learn from, 1,000 to be tested on. One byte-level
-BPE of 4,000 ids serves both languages. The batches are of verses of about one length, in one of four shapes.
+experiments/data/verses.py says where its verses come from, 30,942 pairs. One byte-level BPE of 4,000 ids serves both
+languages, and the verses of up to 32 ids a side are used, as little time goes further with these:
+12,018 to learn from, 399 to be tested on. --config.data.max_length=96 with --config.data.buckets="(32, 48, 64, 96)"
+takes all but 44 of them. The batches are of verses of about one length.
 
 full: the Transformer of Vaswani et al. (2017), 128 wide and of three layers on each side. lstm: the encoder and decoder
-of Luong, Pham & Manning (2015), one layer of 256 units each.
+of Luong, Pham & Manning (2015), one layer of 256 units each. The report shows translations, and in report/attention.png
+where the decoder looked.
 
 Nobody has measured this config to its end yet.
 """
@@ -30,10 +33,10 @@ def get_config(size: str = "full") -> ConfigDict:
         model |= dict(target_vocab_size=vocabulary)
     else:
         model |= dict(mlp_size=4 * model["hidden_size"])
-    data = dict(path="data/verses", tokenizer="data/verses/tokenizer.json", max_length=96, buckets=(32, 48, 64, 96))
+    data = dict(path="data/verses", tokenizer="data/verses/tokenizer.json", max_length=32, buckets=(24, 32))
     if size == "smoke":
         data = dict(tokenizer="characters", max_length=64, buckets=(32, 64))
-    every = max(1, steps // 4)
+    every = max(1, steps // 2)
     return ConfigDict(
         dict(
             seed=0,

@@ -57,6 +57,7 @@ OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices
 )
 DECODED = 32  # tokens that both write behind a prompt
 MASKED = ("mae_vit_b_16", "mae_vit_l_16")  # autoencoders that transformers builds
+OF_TORCH = {"elman": "RNN", "lstm": "LSTM", "bilstm": "LSTM", "gru": "GRU"}
 LENGTH = 128  # of texts
 LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
@@ -71,6 +72,8 @@ def subjects() -> list[tuple[str, str]]:
             continue
         if name in OF_TEXT or name in MASKED:
             found.append((name, "transformers"))
+        if name in OF_TORCH or name == "transformer_base":
+            found.append((name, "torch"))
         for source in SOURCES:
             rows = weights.TABLES[source]
             if (name in rows or variant.family in rows) and oracles.knows(source, name):
@@ -82,6 +85,8 @@ def compare(name: str, source: str) -> dict[str, Any]:
     """Returns the row of one model against one source."""
     if source == "transformers":
         return compare_masked(name) if name in MASKED else compare_text(name)
+    if source == "torch":
+        return compare_transformer(name) if name == "transformer_base" else compare_recurrent(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     if variant.family in DENSE:
@@ -189,6 +194,65 @@ def compare_greedy(model: Any, variables: Any, theirs, prompt: np.ndarray) -> st
     (ours,) = generation.generate(model, variables, prompt.tolist(), max_new_tokens=DECODED)
     expected = oracles.greedy(theirs, prompt, DECODED)
     return f"{sum(a == b for a, b in zip(ours.tokens, expected, strict=True))} of {DECODED}"
+
+
+def compare_recurrent(name: str) -> dict[str, Any]:
+    """Returns the row of one recurrent network, against torch's, of which the second sequence is packed to its half."""
+    model, channels = models.create(name), models.MODELS[name].inputs["inputs"].shape[1]
+    theirs = oracles.torch_recurrent(OF_TORCH[name], channels, model.hidden_size, bidirectional=model.bidirectional)
+    lengths = [LENGTH, LENGTH // 2]
+    inputs = np.random.default_rng(0).normal(size=(2, LENGTH, channels)).astype(np.float32)
+    mask = np.arange(LENGTH)[None] < np.array(lengths)[:, None]
+    abstract = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "recurrent"), abstract)
+    return against_torch(
+        name,
+        f"2x{LENGTH}x{channels}",
+        variables,
+        theirs,
+        lambda v, x: model.apply(v, x, mask),
+        lambda x: oracles.run_packed(theirs, x, lengths),
+        inputs,
+    )
+
+
+def compare_transformer(name: str) -> dict[str, Any]:
+    """Returns the row of the Transformer of 2017 with biases in its attention, against torch's layers."""
+    model = models.create(name, attention_bias=True, epsilon=1e-5)
+    sizes = model.vocab_size, model.hidden_size, model.num_layers, model.num_heads, model.mlp_size
+    theirs = oracles.torch_transformer(*sizes, models.transformer.sinusoids(LENGTH, model.hidden_size))
+    tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, LENGTH)).astype(np.int32)
+    targets, mask = tokens[::-1, : LENGTH // 2].copy(), np.arange(LENGTH)[None] < np.array([[LENGTH], [LENGTH // 2]])
+    abstract = jax.eval_shape(model.init, jax.random.key(0), tokens, targets)
+    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "transformer"), abstract)
+    given = (*map(oracles.tensor, (tokens, targets, mask)),)
+    return against_torch(
+        name,
+        f"2x{LENGTH}, biases",
+        variables,
+        theirs,
+        lambda v, x: model.apply({"params": v["params"] | {"token_embed": {"embedding": x}}}, tokens, targets, mask),
+        lambda x: oracles.call_with(theirs, {"embedding.weight": x}, *given),
+        np.asarray(variables["params"]["token_embed"]["embedding"]),
+    )
+
+
+def against_torch(name, size, variables, theirs, ours_of, theirs_of, inputs) -> dict[str, Any]:
+    """Returns the row of a model of torch's layers: outputs in float32, the gradient of the inputs in float64."""
+    outputs, expected = jax.jit(ours_of)(variables, inputs), theirs_of(oracles.tensor(inputs)).detach().numpy()
+    row = float32_row(name, "torch", size, variables, theirs, outputs, expected)
+    theirs.double()
+    leaf = oracles.tensor(inputs.astype(np.float64)).requires_grad_()
+    exact = theirs_of(leaf)
+    cotangent = np.random.default_rng(1).normal(size=expected.shape)
+    exact.backward(oracles.tensor(cotangent))
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        gradient = jax.jit(lambda v, x: jax.vjp(lambda x: ours_of(v, x), x)[1](cotangent)[0])(
+            variables, inputs.astype(np.float64)
+        )
+    rounding = np.abs(expected - exact.detach().numpy()).max()
+    return row | {"their rounding": f"{rounding:.1e}", "gradient max rel": relative(gradient, leaf.grad.numpy())}
 
 
 def float32_row(

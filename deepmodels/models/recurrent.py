@@ -30,6 +30,7 @@ class RecurrentNetwork(nn.Module):
       bidirectional: whether each layer runs in both directions.
       dropout_rate: between layers.
       recurrent_bias: whether there is a second bias on the side of the state, as in torch and cuDNN.
+      forget_bias: of an LSTM's forget gates at the beginning; the longer the lag, the more of it is needed.
       num_classes: number of outputs; 0 for the hidden states.
       unroll: steps in one turn of the loop over time; changes neither result nor parameters.
     """
@@ -40,6 +41,7 @@ class RecurrentNetwork(nn.Module):
     bidirectional: bool = False
     dropout_rate: float = 0.0
     recurrent_bias: bool = False
+    forget_bias: float = 1.0
     num_classes: int = 0
     unroll: int = 1
 
@@ -51,6 +53,7 @@ class RecurrentNetwork(nn.Module):
             bidirectional=self.bidirectional,
             dropout_rate=self.dropout_rate,
             recurrent_bias=self.recurrent_bias,
+            forget_bias=self.forget_bias,
             unroll=self.unroll,
         )
         if self.num_classes:
@@ -93,6 +96,7 @@ class RecurrentLanguageModel(nn.Module):
       cell: as in `RecurrentNetwork`.
       dropout_rate: see above.
       recurrent_bias: as in `RecurrentNetwork`.
+      forget_bias: as in `RecurrentNetwork`.
       unroll: as in `RecurrentNetwork`.
     """
 
@@ -102,6 +106,7 @@ class RecurrentLanguageModel(nn.Module):
     cell: str = "lstm_2000"
     dropout_rate: float = 0.0
     recurrent_bias: bool = False
+    forget_bias: float = 1.0
     unroll: int = 1
 
     def setup(self) -> None:
@@ -112,6 +117,7 @@ class RecurrentLanguageModel(nn.Module):
             num_layers=self.num_layers,
             dropout_rate=self.dropout_rate,
             recurrent_bias=self.recurrent_bias,
+            forget_bias=self.forget_bias,
             unroll=self.unroll,
         )
         self.dropout = nn.Dropout(self.dropout_rate)

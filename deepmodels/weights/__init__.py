@@ -72,6 +72,9 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
     "g2p_en": {"g2p_gru": recurrent.G2P_EN},
 }
 
+# family -> rows of our own names of what only some of its heads have, so that a trunk can go on under another head
+HEADS: Mapping[str, Rules] = {"bert": bert.HEADS}
+
 
 def table(source: str, name: str, family: str) -> Rules:
     """Returns the rows that convert a library's weights of a model.

@@ -145,3 +145,12 @@ FAIRSEQ: Rules = (  # of its first versions, in which RoBERTa was published
     Rule("decoder.lm_head.weight", None),  # the embedding again
     Rule("decoder.lm_head.{*}", None),
 )
+
+HEADS: Rules = (
+    Rule("params/masked_lm_bias", None),
+    Rule("params/masked_lm_dense/{*}", None),
+    Rule("params/masked_lm_norm/{*}", None),
+    Rule("params/next_sentence/{*}", None),
+    Rule("params/pooler/{*}", None),
+    Rule("params/head/{*}", None),
+)

@@ -16,19 +16,24 @@ import numpy as np
 
 from deepmodels import data, models
 
-CELLS = {"lstm_1997": "LSTM, 1997", "lstm_2000": "LSTM with forget gate, 2000", "elman_tanh": "Elman, tanh"}
+NETWORKS = {
+    "LSTM, 1997": dict(cell="lstm_1997"),
+    "LSTM with forget gate, bias 3": dict(cell="lstm_2000", forget_bias=3.0),
+    "LSTM with forget gate, bias 1": dict(cell="lstm_2000"),
+    "Elman, tanh": dict(cell="elman_tanh"),
+}
 LENGTH, BATCH, SEEDS = 100, 32, 5
 LAGS = (0, 10, 25, 50, 75, 99)
 
 
-def gradient_norms(cell: str, inputs: np.ndarray) -> np.ndarray:
+def gradient_norms(arguments: dict, inputs: np.ndarray) -> np.ndarray:
     """Returns the norm (LENGTH,) of the gradient of the last output by the inputs of each step, the last step first.
 
     Args:
-      cell: of the network.
+      arguments: of the network.
       inputs: (B, LENGTH, 2).
     """
-    model = models.create("lstm", cell=cell, hidden_size=64, recurrent_bias=False, num_classes=1)
+    model = models.create("lstm", hidden_size=64, recurrent_bias=False, num_classes=1, **arguments)
 
     def norms(key):
         variables = model.init(key, inputs)
@@ -44,12 +49,12 @@ def main(path: str) -> None:
     source = data.create("adding", split="test", length=LENGTH)
     inputs = np.stack([source[i]["inputs"] for i in range(BATCH)])
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    print("lag".ljust(30), *(f"{lag:>8}" for lag in LAGS))
-    for cell, name in CELLS.items():
-        norms = gradient_norms(cell, inputs)
+    print("lag".ljust(32), *(f"{lag:>8}" for lag in LAGS))
+    for name, arguments in NETWORKS.items():
+        norms = gradient_norms(arguments, inputs)
         norms /= norms[0]
         axes.semilogy(norms, label=name)
-        print(name.ljust(30), *(f"{norms[lag]:8.1e}" for lag in LAGS))
+        print(name.ljust(32), *(f"{norms[lag]:8.1e}" for lag in LAGS))
     axes.set(xlabel="lag, in steps", ylabel="gradient norm, relative to lag 0", title="Before training")
     axes.grid(alpha=0.3)
     axes.legend()

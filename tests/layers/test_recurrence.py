@@ -165,6 +165,8 @@ def test_forget_gates_begin_open_and_the_oldest_input_gates_closed():
     for cell, expected in begins.items():
         bias = Recurrence(cell, HIDDEN).init(jax.random.key(0), x)["params"]["bias"]
         np.testing.assert_array_equal(bias, np.repeat(np.float32(expected), HIDDEN))
+    wide = Recurrence("lstm_2000", HIDDEN, forget_bias=3.0).init(jax.random.key(0), x)["params"]["bias"]
+    np.testing.assert_array_equal(wide, np.repeat(np.float32([0, 3, 0, 0]), HIDDEN))
 
 
 def test_bad_arguments_are_named():
