@@ -107,6 +107,11 @@ def generate(
         return []
     if tokenizer is not None:
         check_vocab(tokenizer, model.vocab_size, name="vocab_size of the model")
+    for row in rows:
+        if not 0 <= min(row) <= max(row) < model.vocab_size:
+            raise ConfigError(
+                f"prompts: expected tokens from 0 to {model.vocab_size - 1}, got {min(row)} to {max(row)}"
+            )
     if end_tokens is None:
         end_tokens = () if tokenizer is None or tokenizer.end_id is None else (tokenizer.end_id,)
     longest = max(map(len, rows))

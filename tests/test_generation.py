@@ -222,6 +222,7 @@ def test_what_does_not_go_together_is_named():
     cases = {
         r"prompts: expected a list of them, got one text": dict(prompts="Once"),
         r"prompts: these are texts: give a tokenizer": dict(prompts=["Once"]),
+        r"prompts: expected tokens from 0 to 31, got 3 to 32": dict(prompts=[[1], [32, 3]]),
         r"prompts: number 1 is empty": dict(prompts=[[1], []]),
         r"max_new_tokens: expected 1 or more, got 0": dict(max_new_tokens=0),
         r"the longest prompt has 60 tokens, which leaves 4 of the model's 64 positions, not 5": dict(

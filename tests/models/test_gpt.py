@@ -107,9 +107,8 @@ def test_overfits_eight_texts(name):
     assert overfits(create(name), [tokens], words(32, 8, 4, seed=1))
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("gpt3_tiny", {}), ("gpt_tiny", dict(post_norm=True))])
-def test_computes_in_the_float_that_comes_in(name, arguments, float64):
-    check_floats(create(name, **arguments), [words(32, 2, 6)])
+def test_computes_in_the_float_that_comes_in(float64):  # the other forms are in the contract suite
+    check_floats(create("gpt_tiny", post_norm=True), [words(32, 2, 6)])
 
 
 def test_dropout_drops_by_its_key():
