@@ -7,11 +7,11 @@
     deepmodels train --config=experiments/decoder_state_of_the_union.py:characters --workdir=runs/characters
 
 The speeches of the years that end in 5 are the test split, 412,951 tokens of a BPE with 1,024 ids; the others have
-3,206,831. Perplexity is per
-token, in windows of 256, of all tokens but the first of a speech. The model has Qwen3's layers, in small: rotary
-positions, normalised queries and keys; and trains by Muon.
+3,206,831. Perplexity is per token, in windows of 256, of all tokens but the first of a speech. The model has Qwen3's
+layers, in small: rotary positions, normalised queries and keys; and trains by Muon.
 
-Nobody has measured this config to its end yet.
+What is to be beaten: interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s). Nobody
+has measured this config to its end yet.
 """
 
 from ml_collections import ConfigDict

@@ -128,14 +128,15 @@ def test_a_run_trains_adapters_and_leaves_the_rest_bit_by_bit(base, gpt, tmp_pat
     for name in trained.keys() - before.keys():
         if name.endswith("lora_b"):
             assert np.abs(trained[name]).min(axis=(1, 2)).min() > 0, "both layers moved"
-    adapted = loading.load_adapter(tmp_path / "run" / "adapter", models.create("gpt_tiny"), params)
-    for name, leaf in trees.flatten(adapted).items():
-        np.testing.assert_array_equal(leaf, trained[name], err_msg=name)
     model, variables, tokenizer = training.load_run(tmp_path / "run")
     assert (model, tokenizer.decode(tokenizer.encode("people"))) == (models.create("gpt_tiny"), "people")
     merged = trees.flatten(lora.merge(result.state.params))
     for name, leaf in trees.flatten(variables["params"]).items():
         np.testing.assert_array_equal(leaf, merged[name], err_msg=name)
+    # in files queries, keys and values are one layer, and have one adapter, of a larger rank
+    adapted = loading.load_adapter(tmp_path / "run" / "adapter", model, params)
+    for name, leaf in trees.flatten(lora.merge(adapted)).items():
+        np.testing.assert_allclose(leaf, merged[name], rtol=1e-5, atol=1e-6, err_msg=name)
     said = capsys.readouterr().out
     assert "adapter: " in said
     assert "Trains" in said

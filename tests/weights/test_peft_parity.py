@@ -10,7 +10,10 @@ from deepmodels import loading, trees
 from deepmodels.training import lora
 from deepmodels.training.step import bind
 
-pytestmark = pytest.mark.parity
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft asks for it
+]
 
 SIZES = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
 CASES = {
@@ -42,9 +45,9 @@ def ours(model, params, tokens):
 def test_forward_as_peft_has_it(name, tmp_path):
     import torch
 
-    peft = pytest.importorskip("peft")
     config, adapters, _ = CASES[name]
     theirs, tokens = lively(name, **config), words(40, 9)
+    peft = pytest.importorskip("peft")  # after transformers, which the oracles import in their own way
     theirs.save_pretrained(tmp_path / "base")
     model, variables = loading.load_folder(tmp_path / "base")
     adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=12, task_type="CAUSAL_LM", **adapters))
@@ -68,9 +71,9 @@ def test_forward_as_peft_has_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_peft_loads_what_was_learned_here(name, tmp_path):
-    peft = pytest.importorskip("peft")
     config, _, pattern = CASES[name]
     theirs, tokens = lively(name, **config), words(40, 9)
+    peft = pytest.importorskip("peft")
     theirs.save_pretrained(tmp_path / "base")
     model, variables = loading.load_folder(tmp_path / "base")
     params = lora.add(variables["params"], jax.random.key(0), rank=3, alpha=5, pattern=pattern)
