@@ -298,7 +298,7 @@ def query_pool(pool: Array, count: Array, pictures: Array, key: Array) -> tuple[
         picture, number = xs
         keys = jax.random.split(jax.random.fold_in(key, number))
         room = count < size
-        place = jnp.where(room, count, jax.random.randint(keys[0], (), 0, size))
+        place = jnp.where(room, count, jax.random.randint(keys[0], (), 0, size, jnp.int32))
         stored = room | jax.random.bernoulli(keys[1])
         given = jnp.where(room | ~stored, picture, pool[place])
         pool = pool.at[place].set(jnp.where(stored, picture, pool[place]))
