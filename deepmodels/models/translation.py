@@ -26,7 +26,7 @@ def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
 
     Ulyanov, Vedaldi & Lempitsky (2016), arXiv:1607.08022, without parameters.
     """
-    values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    values = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
     centred = values - values.mean((1, 2), keepdims=True)
     variance = jnp.square(centred).mean((1, 2), keepdims=True)
     return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
