@@ -176,14 +176,15 @@ class SpectralConv(nn.Module):
 
         def normalised(variables):
             params = variables["params"]
-            kernel = params["kernel"].astype(jnp.promote_types(params["kernel"].dtype, jnp.float32))
+            dtype = params["kernel"].dtype
+            kernel = params["kernel"].astype(jnp.float32 if dtype.itemsize < 4 else dtype)
             matrix, u = kernel.reshape(-1, self.features), vector.value.astype(kernel.dtype)
             left = jax.lax.stop_gradient(_unit(matrix @ u))
             u = jax.lax.stop_gradient(_unit(left @ matrix)) if train else u
             if train and not self.is_initializing():
                 vector.value = u.astype(vector.value.dtype)
             sigma = left @ matrix @ u
-            return {"params": params | {"kernel": (kernel / sigma).astype(params["kernel"].dtype)}}
+            return {"params": params | {"kernel": (kernel / sigma).astype(dtype)}}
 
         if self.is_initializing():
             return conv(x)

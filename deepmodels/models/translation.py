@@ -26,7 +26,7 @@ def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
 
     Ulyanov, Vedaldi & Lempitsky (2016), arXiv:1607.08022, without parameters.
     """
-    values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    values = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
     centred = values - values.mean((1, 2), keepdims=True)
     variance = jnp.square(centred).mean((1, 2), keepdims=True)
     return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
@@ -298,7 +298,7 @@ def query_pool(pool: Array, count: Array, pictures: Array, key: Array) -> tuple[
         picture, number = xs
         keys = jax.random.split(jax.random.fold_in(key, number))
         room = count < size
-        place = jnp.where(room, count, jax.random.randint(keys[0], (), 0, size))
+        place = jnp.where(room, count, jax.random.randint(keys[0], (), 0, size, jnp.int32))
         stored = room | jax.random.bernoulli(keys[1])
         given = jnp.where(room | ~stored, picture, pool[place])
         pool = pool.at[place].set(jnp.where(stored, picture, pool[place]))

@@ -189,7 +189,7 @@ def cycle_consistency(
     """
     check_player(player)
     if "other" not in batch:
-        raise ConfigError('data: expected records of "image" and "other", as data set \'unpaired_folder\' has them')
+        raise ConfigError('expected records of "image" and "other": say data.unpaired=(one label, another)')
     pool = {} if player == "generator" else {"pool_key": _noise_key(key)}
     outputs, variables = forward(batch["image"], other=batch["other"], key=key, **pool)
     dtype = _at_least_float32(batch["image"].dtype)
