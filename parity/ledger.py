@@ -349,7 +349,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "logits in float32 at the size of the input, and beside them how far the other library's float32 logits are",
         "from its own float64 ones; gradient of the images, logits and running statistics in training mode in float64",
         f"at {SMALL}x{SMALL} or the input's size if that is smaller. Image models have weights of He's standard",
-        "deviation, random biases, scales, offsets and layer scales, scales four times smaller at the ends of residual",
+        "deviation, random biases, scales, offsets and layer scales, smaller scales at the ends of residual",
         "branches, offsets higher by 1 where there are none, running statistics off those of two images by a tenth of",
         "the deviation and up to a fifth of the variance, and a last layer that is scaled such that the outputs for",
         "the two have a root mean square of 1 (`settle` in parity/oracles.py). Of models of text, the hidden states or",

@@ -261,7 +261,7 @@ def settle(module, images: np.ndarray) -> None:
     each one multiplies the rounding of those before, so that a hundred of them lose three digits. Here are drawn
 
     - all weights, biases and norms, by `enliven`;
-    - the last scale of each residual branch, four times smaller than the other ones, as in trained networks;
+    - the last scale of each residual branch, smaller than the other ones by the root of their number, at least four;
     - in networks without such branches, the offsets of norms, higher by 1: with half of the units off, each ReLU after
       a norm multiplies the rounding of those before by 1.2, five thousandfold in the depth of Inception v3;
     - the running statistics: those of what the images bring to a norm, the mean then off by a tenth of the deviation
@@ -290,7 +290,7 @@ def settle(module, images: np.ndarray) -> None:
         norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
         ends = list(_ends_of_branches(module))
         for norm in ends:
-            norm.weight *= 0.25
+            norm.weight *= min(0.25, len(ends) ** -0.5)
         for norm in () if ends else norms:
             norm.bias += 1
         hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
