@@ -133,7 +133,7 @@ def test_rnnsearch_is_the_papers_equations():
     assert list(looked) == ["decoder/attention/weights"]
     everything = jax.eval_shape(lambda: intermediates(model, variables, TOKENS, TARGETS, MASK))
     assert everything["decoder/attention/weights"].shape == weights.shape
-    assert everything["memory_keys/key"].shape == (BATCH, SOURCE, 8)
+    assert everything["memory_keys/key"].shape == (BATCH, SOURCE, 5)
     np.testing.assert_allclose(looked["decoder/attention/weights"], weights, rtol=1e-4, atol=1e-6)
 
 
