@@ -85,8 +85,8 @@ def unstack(variables: dict[str, Any], name: str = "(.*_)?layers") -> dict[str, 
     """Returns parameters with those of scanned layers taken apart: {"layers": {"0": ..., "1": ...}}.
 
     `scan_layers` takes either form. In a loop over tokens, XLA's CPU back end copies each layer's parameters out of the
-    stacked ones for each token; of these it reads them where they are, and faster, as the kernels of dense layers are
-    transposed here, (out, in). They are for applying a model only.
+    stacked ones for each token; of these it reads them where they are. The kernels of dense layers are (out, in) here.
+    They are for applying a model only.
 
     Args:
       variables: {"params": ...}, or what is inside; what is apart already stays as it is.
