@@ -10,8 +10,8 @@ The speeches of the years that end in 5 are the test split, 412,951 tokens of a 
 3,206,831. Perplexity is per token, in windows of 256, of all tokens but the first of a speech. The model has Qwen3's
 layers, in small: rotary positions, normalised queries and keys; and trains by Muon.
 
-What is to be beaten: interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s). Nobody
-has measured this config to its end yet.
+What is to be beaten: interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s).
+Nobody has measured this config to its end yet.
 """
 
 from ml_collections import ConfigDict
