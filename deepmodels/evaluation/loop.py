@@ -21,7 +21,7 @@ def evaluate(
       variables: the untrained collections.
       batches: placed batches of one shape; "example_mask" (B,) marks real ones by 1 and padding by 0.
     """
-    results = [(step(params, variables, batch), batch["example_mask"].sum()) for batch in batches]
+    results = [(_done(step(params, variables, batch)), _done(batch["example_mask"].sum())) for batch in batches]
     results = jax.device_get(results)  # one wait, at the end
 
     def whole(name: str) -> float:
@@ -32,6 +32,11 @@ def evaluate(
         return float(jax.tree.map(lambda *sums: np.sum(sums, dtype=np.float64), *parts).value)
 
     return {name: whole(name) for name in results[0][0]}
+
+
+def _done(result: PyTree) -> PyTree:
+    """Itself; on a CPU, once it is there: programs that virtual devices run at once may wait for each other forever."""
+    return jax.block_until_ready(result) if jax.default_backend() == "cpu" else result
 
 
 def predict(
@@ -46,7 +51,7 @@ def predict(
       batches: as for `evaluate`.
     """
     results = jax.device_get(
-        [(step(params, variables, batch), batch["label"], batch["example_mask"]) for batch in batches]
+        [(_done(step(params, variables, batch)), batch["label"], batch["example_mask"]) for batch in batches]
     )
     real = [mask > 0 for _, _, mask in results]
     labels = np.concatenate([label[keep] for (_, label, _), keep in zip(results, real, strict=True)])
