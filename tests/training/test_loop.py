@@ -308,7 +308,17 @@ def test_a_checkpoint_of_another_model_is_refused_by_leaf(tiny_config, tmp_path)
         deepmodels.evaluate(tmp_path)
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+# those that compile longest, where another experiment goes the same way; `pytest -m slow` runs them
+LONG = (
+    *("inception_v3_imagenet", "googlenet_imagenet", "resnet50_imagenet", "vgg16_imagenet", "resnet20_fashion"),
+    *("unet_shapes", "translation_fashion", "finetune_clipart", "minilm_sentiment", "gpt_python", "gpt_in_context"),
+)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in LONG), id=file.stem) for file in EXPERIMENTS],
+)
 def test_an_experiments_smoke_trains_two_steps_and_resumes_bitwise(file, tmp_path):
     config = configs.load(f"{file}:smoke")
     assert config.steps == 2
