@@ -14,8 +14,8 @@ full: the Transformer of Vaswani et al. (2017), 128 wide and of three layers on 
 of Luong, Pham & Manning (2015), one layer of 256 units each. The report shows translations, and in report/attention.png
 where the decoder looked.
 
-Ours, on two CPU cores that much other work shared (jax 0.10.2, seed 0), on the 399 verses that they were tested on, with
-beams of 4: full has a BLEU of 13.2, in 22 min 48 s from the start of the command to the report (8 min 48 s on a
+Ours, on two CPU cores that much other work shared (jax 0.10.2, seed 0), on the 399 verses that they were tested on,
+with beams of 4: full has a BLEU of 13.2, in 22 min 48 s from the start of the command to the report (8 min 48 s on a
 processor); lstm 13.0, in 28 min and two starts.
 """
 
