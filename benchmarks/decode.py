@@ -14,7 +14,6 @@ bytes that a copy of a large array, on all cores, reads and writes in the same t
 """
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -25,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import table
 import turns
 from train_step import cpu
 
@@ -100,20 +100,6 @@ def copy_bandwidth(size: int = 2**28, rounds: int = 5) -> float:
     return 2 * size / best
 
 
-def write(row: dict[str, object]) -> None:
-    """Puts a row into the results, in place of an older one of the same model and number of tokens."""
-    path = HERE / "results" / "decode.csv"
-    rows = []
-    if path.exists():
-        with path.open(newline="") as file:
-            old = list(csv.DictReader(file))
-        rows = [r for r in old if (r["model"], r["tokens"]) != (row["model"], str(row["tokens"]))]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-
-
 def main() -> None:
     """Measures the subjects of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -124,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     for subject in options.subjects:
         row = measure(subject, options.tokens, options.rounds, options.seconds)
-        write(row)
+        table.put(HERE / "results" / "decode.csv", row, COLUMNS, ("model", "tokens"))
         print(
             f"{row['model']}: ours {row['ours tokens/s']}, peer {row['peer tokens/s']} tokens/s, ratio {row['ratio']}; "
             f"{row['ours share']} and {row['peer share']} of {row['copy GB/s']} GB/s; same tokens {row['same tokens']}",

@@ -13,7 +13,6 @@ and the ratio of the medians, above 1 where ours is faster.
 """
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -23,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import table
 import turns
 
 HERE = Path(__file__).parent
@@ -108,20 +108,6 @@ def cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def write(row: dict[str, object]) -> None:
-    """Puts a row into the results, in place of an older one of the same model, settings and processor."""
-    path = HERE / "results" / "train_step.csv"
-    path.parent.mkdir(exist_ok=True)
-    rows = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [old for old in csv.DictReader(file) if any(old[column] != row[column] for column in KEY)]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-
-
 def main() -> None:
     """Measures the subjects of the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -134,7 +120,7 @@ def main() -> None:
         parser.error(f"unknown subjects {sorted(unknown)}; there are {', '.join(SUBJECTS)}")
     for name in options.names or SUBJECTS:
         row = measure(SUBJECTS[name], options.rounds, options.seconds, "plain" if options.plain else "tuned")
-        write(row)
+        table.put(HERE / "results" / "train_step.csv", row, COLUMNS, KEY)
         print(f"{name}: ours {row['ours ms']} ms, peer {row['peer ms']} ms, ratio {row['ratio']}", flush=True)
 
 
