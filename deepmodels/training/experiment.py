@@ -410,6 +410,8 @@ def _check_players(config: ConfigDict, model: nn.Module) -> None:
         raise ConfigError("config.compile='pmap' is for one player; two train by 'jit', over any mesh")
     if config.optimizer.get("freeze"):
         raise ConfigError("config.optimizer.freeze is for one player, of two both train")
+    if config.lora is not None:
+        raise ConfigError("config.lora is for one player, of two all parameters train")
 
 
 def _check_classes(config: ConfigDict, model: nn.Module, class_names: tuple[str, ...]) -> None:

@@ -120,6 +120,7 @@ def test_what_is_for_one_player_is_refused(config, tiny_config, tmp_path):
         (config(accumulate=2), "config.accumulate is for one player"),
         (config(compile="pmap"), "config.compile='pmap' is for one player"),
         (config(optimizer={"name": "sgd", "learning_rate": 1.0, "freeze": "generator.*"}), "freeze is for one player"),
+        (config(lora={"rank": 2}), "config.lora is for one player"),
         (tiny_config(critic_steps=2), "'lenet_tiny' has no two players"),
         (config(critic_steps=3), "config.data.batch_size=16 can't be divided by"),
         (config(critic_steps=0), "config.critic_steps is a positive whole number"),
