@@ -72,10 +72,9 @@ def adversarial(
     dtype = _at_least_float32(images.dtype)
     real, fake = (outputs[name].astype(dtype) for name in ("real_logits", "fake_logits"))
 
-    total, metrics = jnp.zeros((), dtype), {}
-    if player != "generator":
+    def critic():
         value = _mean(_per_example(of_critic(real, fake)), batch)
-        metrics |= {
+        metrics = {
             "discriminator_loss": value,
             "real_probability": _mean(_per_example(jax.nn.sigmoid(real)), batch),
             "fake_probability": _mean(_per_example(jax.nn.sigmoid(fake)), batch),
@@ -84,12 +83,13 @@ def adversarial(
             norms = _gradient_norms(forward, images, outputs["fake"], noise, key, labels).astype(dtype)
             metrics["gradient_norm"] = _mean(norms, batch)
             value += gradient_penalty * _mean(jnp.square(norms - 1), batch)
-        total += value
-    if player != "discriminator":
-        value = metrics["generator_loss"] = _mean(_per_example(of_generator(fake)), batch)
-        total += value
-    if player is None:
-        metrics["loss"] = total
+        return value, metrics
+
+    def generator():
+        value = _mean(_per_example(of_generator(fake)), batch)
+        return value, {"generator_loss": value}
+
+    total, metrics = of_player(player, critic, generator)
     return total, (metrics, variables)
 
 
@@ -97,6 +97,24 @@ def check_player(player: str | None) -> None:
     """Raises ConfigError unless it is "discriminator", "generator" or None."""
     if player not in (None, "discriminator", "generator"):
         raise ConfigError(f"player: expected 'discriminator', 'generator' or None, got {player!r}")
+
+
+def of_player(
+    player: str | None,
+    critic: Callable[[], tuple[Array, dict[str, Array]]],
+    generator: Callable[[], tuple[Array, dict[str, Array]]],
+) -> tuple[Array, dict[str, Array]]:
+    """Returns the loss and the metrics of one player; without one the sum of both losses, among the metrics too.
+
+    Args:
+      player: "discriminator", "generator" or None; see `check_player`.
+      critic: computes those of the discriminator, if they are asked for.
+      generator: likewise.
+    """
+    if player is not None:
+        return critic() if player == "discriminator" else generator()
+    (one, metrics), (other, others) = critic(), generator()
+    return one + other, metrics | others | {"loss": one + other}
 
 
 def _per_example(values: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepmodels.errors import ConfigError, ShapeError, unknown
-from deepmodels.objectives.adversarial import LOSSES, _per_example, check_player
+from deepmodels.objectives.adversarial import LOSSES, _per_example, check_player, of_player
 from deepmodels.objectives.classification import Batch, _at_least_float32, _mean
 from deepmodels.objectives.reconstruction import _noise_key, _psnr
 
@@ -65,15 +65,18 @@ def adversarial_super_resolution(
     dtype = _at_least_float32(batch["image"].dtype)
     of_critic, of_generator = LOSSES["non_saturating"]
     real, fake = (outputs[name].astype(dtype) for name in ("real_logits", "fake_logits"))
-    total, metrics = jnp.zeros((), dtype), {}
-    if player != "generator":
-        total += metrics.setdefault("discriminator_loss", _mean(of_critic(real, fake), batch))
-    if player != "discriminator":
+
+    def critic():
+        value = _mean(of_critic(real, fake), batch)
+        return value, {"discriminator_loss": value}
+
+    def generator():
         content, measures = _content(outputs["reconstruction"], batch, factor)
-        own = content + weight * _mean(of_generator(fake), batch)
-        metrics |= {"generator_loss": own, "content": content, **measures}
-        total += own
-    return total, (metrics | ({"loss": total} if player is None else {}), variables)
+        value = content + weight * _mean(of_generator(fake), batch)
+        return value, {"generator_loss": value, "content": content, **measures}
+
+    total, metrics = of_player(player, critic, generator)
+    return total, (metrics, variables)
 
 
 def shrink(images: Array, factor: int) -> Array:
@@ -138,15 +141,18 @@ def paired_translation(
     dtype = _at_least_float32(image.dtype)
     of_critic, of_generator = LOSSES["non_saturating"]
     real, fake = (outputs[name].astype(dtype) for name in ("real_logits", "fake_logits"))
-    total, metrics = jnp.zeros((), dtype), {}
-    if player != "generator":  # the authors' code halves it, so that the discriminator learns more slowly
-        total += metrics.setdefault("discriminator_loss", 0.5 * _mean(_per_example(of_critic(real, fake)), batch))
-    if player != "discriminator":
+
+    def critic():  # the authors' code halves it, so that the discriminator learns more slowly
+        value = 0.5 * _mean(_per_example(of_critic(real, fake)), batch)
+        return value, {"discriminator_loss": value}
+
+    def generator():
         off = _mean(_per_example(jnp.abs(outputs["fake"].astype(dtype) - target.astype(dtype))), batch)
-        own = _mean(_per_example(of_generator(fake)), batch) + distance * off
-        metrics |= {"generator_loss": own, "distance": off}
-        total += own
-    return total, (metrics | ({"loss": total} if player is None else {}), variables)
+        value = _mean(_per_example(of_generator(fake)), batch) + distance * off
+        return value, {"generator_loss": value, "distance": off}
+
+    total, metrics = of_player(player, critic, generator)
+    return total, (metrics, variables)
 
 
 def gray(images: Array) -> Array:
@@ -199,16 +205,17 @@ def cycle_consistency(
     def mean(values: Array) -> Array:
         return _mean(_per_example(values), batch)
 
-    total, metrics = jnp.zeros((), dtype), {}
-    if player != "generator":
+    def critic():
         of_critic, _ = LOSSES["least_squares"]
-        terms = [mean(of_critic(outputs[f"{side}real_logits"], outputs[f"{side}fake_logits"])) for side in given]
-        total += metrics.setdefault("discriminator_loss", sum(terms))
-    if player != "discriminator":
+        value = sum(mean(of_critic(outputs[f"{side}real_logits"], outputs[f"{side}fake_logits"])) for side in given)
+        return value, {"discriminator_loss": value}
+
+    def generator():
         fooled = sum(mean(jnp.square(outputs[f"{side}fake_logits"] - 1)) for side in given)
         back = sum(mean(jnp.abs(outputs[f"{side}cycled"] - pictures)) for side, pictures in given.items())
         same = mean(jnp.abs(outputs["same"] - given["other_"])) + mean(jnp.abs(outputs["other_same"] - given[""]))
-        own = fooled + cycle * (back + identity * same)
-        metrics |= {"generator_loss": own, "cycle": back, "identity": same}
-        total += own
-    return total, (metrics | ({"loss": total} if player is None else {}), variables)
+        value = fooled + cycle * (back + identity * same)
+        return value, {"generator_loss": value, "cycle": back, "identity": same}
+
+    total, metrics = of_player(player, critic, generator)
+    return total, (metrics, variables)
