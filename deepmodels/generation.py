@@ -157,7 +157,7 @@ def generate(
         else:
             state = _speculate(
                 *(model, variables, guess.model, guess.variables, state, jnp.int32(at)),
-                **dict(draft_tokens=draft_tokens, **common),
+                **dict(draft_tokens=guess.tokens, **common),
             )
         if texts is not None:
             state = state._replace(done=jnp.asarray(texts.look(state)))

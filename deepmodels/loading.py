@@ -177,9 +177,7 @@ def save_folder(
     Raises:
       WeightsError: transformers has no such model, or the folder can't be written to.
     """
-    family = type(model).__module__.rpartition(".")[2]
-    arguments = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
-    config, rules = folder.config_of(family, arguments)
+    config, rules = _config_of(model)
     for role in ("bos", "eos", "pad"):
         if role in (special or {}):
             config[f"{role}_token_id"] = special[role]
@@ -187,13 +185,8 @@ def save_folder(
     if any(array.dtype == jnp.bfloat16 for array in arrays.values()):
         config["dtype"] = "bfloat16"
     place = Path(path)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (place / f"{_FILE}.safetensors.index.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise WeightsError(f"{place} can't be written to: {error}") from error
-    files.write_parts(place, _FILE, arrays, largest_file)
+    _write_config(place / folder.CONFIG, config)
+    files.write_parts(place, "model", arrays, largest_file)
 
 
 def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> None:
@@ -207,13 +200,9 @@ def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> N
     Raises:
       WeightsError: there are none, transformers has no such model, or the folder can't be written to.
     """
-    arrays, config = peft.from_ours(params, _folder_rules(model))
+    arrays, config = peft.from_ours(params, _config_of(model)[1])
     place = Path(path)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / peft.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise WeightsError(f"{place} can't be written to: {error}") from error
+    _write_config(place / peft.CONFIG, config)
     files.write(place / peft.WEIGHTS, arrays, {"format": "pt"})
 
 
@@ -232,16 +221,23 @@ def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> P
     """
     place = Path(path)
     config = folder.read_config(place, peft.CONFIG)
-    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, _folder_rules(model))
+    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, _config_of(model)[1])
     return trees.inserted(params, {name: jnp.asarray(leaf) for name, leaf in leaves.items()})
 
 
-def _folder_rules(model: nn.Module) -> Rules:
+def _config_of(model: nn.Module) -> tuple[dict[str, Any], Rules]:
+    """What transformers' config.json says of a model, and the table of its weights."""
     family = type(model).__module__.rpartition(".")[2]
-    return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})[1]
+    return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})
 
 
-_FILE = "model"
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{path.parent} can't be written to: {error}") from error
+
 
 _FOLDER_CLASSES = {
     "bert": models.bert.Bert,

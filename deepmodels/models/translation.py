@@ -51,17 +51,17 @@ class UNetGenerator(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         image_channels = x.shape[-1]
         last, widths = self.num_downs - 1, [self.channels * min(2**i, 8) for i in range(self.num_downs)]
-        norm, skips = partial(BatchNorm), []
+        skips = []
         for i, width in enumerate(widths):
             x = x if i == 0 else nn.leaky_relu(x, 0.2)
             x = Conv(width, (4, 4), 2, padding=1, use_bias=False, kernel_init=normal, name=f"down{i}")(x)
-            x = norm(name=f"down{i}_norm")(x, train) if 0 < i < last else x
+            x = BatchNorm(name=f"down{i}_norm")(x, train) if 0 < i < last else x
             skips.append(x)
         for i in reversed(range(self.num_downs)):
             x = nn.relu(skips[i] if i == last else jnp.concatenate([skips[i], x], -1))
             width = widths[i - 1] if i else image_channels
             x = ConvTranspose(width, 4, 2, 1, use_bias=i == 0, kernel_init=normal, name=f"up{i}")(x)
-            x = norm(name=f"up{i}_norm")(x, train) if i else x
+            x = BatchNorm(name=f"up{i}_norm")(x, train) if i else x
             if 4 <= i < last:
                 x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"up{i}_dropout")(x)
         return jnp.tanh(x)

@@ -107,6 +107,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: M
 def write_parts(folder: Path, name: str, arrays: Mapping[str, np.ndarray], largest: int) -> None:
     """Writes arrays to NAME.safetensors, or to parts of at most `largest` bytes, or of one array, and their index.
 
+    What an earlier writing in the other form left is removed: a file, or an index.
+
     Args:
       folder: an existing one.
       name: of the file, without its suffix.
@@ -124,8 +126,13 @@ def write_parts(folder: Path, name: str, arrays: Mapping[str, np.ndarray], large
             size = 0
         parts[-1][key] = array
         size += array.nbytes
+    whole, index = folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"
+    try:
+        (index if len(parts) == 1 else whole).unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{folder} can't be written to: {error}") from error
     if len(parts) == 1:
-        write(folder / f"{name}.safetensors", arrays, {"format": "pt"})
+        write(whole, arrays, {"format": "pt"})
         return
     places = {}
     for number, part in enumerate(parts, 1):
@@ -133,10 +140,8 @@ def write_parts(folder: Path, name: str, arrays: Mapping[str, np.ndarray], large
         write(folder / file, part, {"format": "pt"})
         places |= dict.fromkeys(part, file)
     total = sum(array.nbytes for array in arrays.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
     try:
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)
-        (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2) + "\n")
     except OSError as error:
         raise WeightsError(f"{folder} can't be written to: {error}") from error
 
