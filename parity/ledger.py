@@ -8,8 +8,7 @@ read through our reader and our table of names. Then the two are compared: param
 used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with
 batch statistics, logits and running statistics in training mode. Models of text are compared with transformers', by way
 of a folder that it saves: what comes out of a padded text, the gradient of the embedding, and the tokens that a decoder
-writes. PARITY.md and parity.csv
-beside this folder hold the rows; a row is replaced when its model is measured again.
+writes. PARITY.md and parity.csv beside this folder hold the rows; a row is replaced when its model is measured again.
 """
 
 import csv
@@ -28,7 +27,8 @@ import oracles
 from deepmodels import cache, generation, loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
 from deepmodels.weights import files, folder
-from deepmodels.weights.convert import Rules, to_ours
+from deepmodels.weights.convert import DENSE, Rule, Rules, to_ours
+from deepmodels.weights.recurrent import recurrent
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = (
@@ -47,7 +47,7 @@ ARGUMENTS = {
     "deeplabv3_resnet50": WITHOUT_DOWNLOAD,
     "deeplabv3_resnet101": WITHOUT_DOWNLOAD,
 }  # torchvision's
-DENSE = ("fcn", "deeplab")  # of which torchvision gives outputs by name, their channels first
+SEGMENTATION = ("fcn", "deeplab")  # of which torchvision gives outputs by name, their channels first
 OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices of words it ties
     *("bert_tiny", "bert_mini", "bert_small", "bert_medium", "bert_base", "bert_large", "bert_base_cased"),
     *("bert_large_cased", "roberta_base", "distilbert", "all_minilm_l6_v2", "t5_small", "t5_base"),
@@ -57,7 +57,7 @@ OF_TEXT = (  # of those that transformers builds: not T5 1.1, whose two matrices
 )
 DECODED = 32  # tokens that both write behind a prompt
 MASKED = ("mae_vit_b_16", "mae_vit_l_16")  # autoencoders that transformers builds
-OF_TORCH = {"elman": "RNN", "lstm": "LSTM", "bilstm": "LSTM", "gru": "GRU"}
+RECURRENT = {"elman": "RNN", "lstm": "LSTM", "bilstm": "LSTM", "gru": "GRU"}  # modules of torch.nn
 LENGTH = 128  # of texts
 LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
@@ -72,7 +72,7 @@ def subjects() -> list[tuple[str, str]]:
             continue
         if name in OF_TEXT or name in MASKED:
             found.append((name, "transformers"))
-        if name in OF_TORCH or name == "transformer_base":
+        if name in OF_TORCH:
             found.append((name, "torch"))
         for source in SOURCES:
             rows = weights.TABLES[source]
@@ -86,10 +86,10 @@ def compare(name: str, source: str) -> dict[str, Any]:
     if source == "transformers":
         return compare_masked(name) if name in MASKED else compare_text(name)
     if source == "torch":
-        return compare_transformer(name) if name == "transformer_base" else compare_recurrent(name)
+        return OF_TORCH[name](name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
-    if variant.family in DENSE:
+    if variant.family in SEGMENTATION:
         theirs.register_forward_hook(lambda module, _, output: output["out"].permute(0, 2, 3, 1))
     size = variant.inputs["images"].shape[0]
     oracles.settle(theirs, pixels(2, size))
@@ -180,6 +180,7 @@ def compare_text(name: str) -> dict[str, Any]:
     theirs.double()
     theirs.set_experts_implementation("eager")  # the others have no float64
     output = theirs_of()
+    row["their rounding"] = f"{np.abs(expected - output.detach().numpy()).max():.1e}"
     cotangent = np.random.default_rng(1).normal(size=tuple(output.shape))
     expected = oracles.embedding_gradient(theirs, output, cotangent)
     with jax.enable_x64(True):
@@ -199,7 +200,7 @@ def compare_greedy(model: Any, variables: Any, theirs, prompt: np.ndarray) -> st
 def compare_recurrent(name: str) -> dict[str, Any]:
     """Returns the row of one recurrent network, against torch's, of which the second sequence is packed to its half."""
     model, channels = models.create(name), models.MODELS[name].inputs["inputs"].shape[1]
-    theirs = oracles.torch_recurrent(OF_TORCH[name], channels, model.hidden_size, bidirectional=model.bidirectional)
+    theirs = oracles.torch_recurrent(RECURRENT[name], channels, model.hidden_size, bidirectional=model.bidirectional)
     lengths = [LENGTH, LENGTH // 2]
     inputs = np.random.default_rng(0).normal(size=(2, LENGTH, channels)).astype(np.float32)
     mask = np.arange(LENGTH)[None] < np.array(lengths)[:, None]
@@ -235,6 +236,40 @@ def compare_transformer(name: str) -> dict[str, Any]:
         lambda x: oracles.call_with(theirs, {"embedding.weight": x}, *given),
         np.asarray(variables["params"]["token_embed"]["embedding"]),
     )
+
+
+def compare_seq2seq(name: str) -> dict[str, Any]:
+    """Returns the row of a stack that reads and one that writes, against torch's LSTMs, whose two biases ours has."""
+    model = models.create(name, recurrent_bias=True)
+    theirs = oracles.torch_seq2seq(model.vocab_size, model.target_vocab_size, model.hidden_size, model.num_layers)
+    lengths = [LENGTH, LENGTH // 2]
+    tokens = np.random.default_rng(0).integers(2, model.target_vocab_size, (2, LENGTH)).astype(np.int32)
+    targets, mask = tokens[::-1, : LENGTH // 2].copy(), np.arange(LENGTH)[None] < np.array(lengths)[:, None]
+    abstract = jax.eval_shape(model.init, jax.random.key(0), tokens, targets)
+    rules = (
+        Rule("source.weight", "params/token_embed/embedding"),
+        Rule("target.weight", "params/target_embed/embedding"),
+        *recurrent("encoder.", "encoder"),
+        *recurrent("decoder.", "decoder"),
+        Rule("head.weight", "params/head/kernel", DENSE),
+        Rule("head.bias", "params/head/bias"),
+    )
+    variables = to_ours(saved_and_read(theirs), rules, abstract)
+    return against_torch(
+        name,
+        f"2x{LENGTH}, two biases",
+        variables,
+        theirs,
+        lambda v, x: model.apply({"params": v["params"] | {"token_embed": {"embedding": x}}}, tokens, targets, mask),
+        lambda x: oracles.call_with(theirs, {"source.weight": x}, *map(oracles.tensor, (tokens, targets)), lengths),
+        np.asarray(variables["params"]["token_embed"]["embedding"]),
+    )
+
+
+OF_TORCH = dict.fromkeys(RECURRENT, compare_recurrent) | {
+    "transformer_base": compare_transformer,
+    "seq2seq_2014": compare_seq2seq,
+}
 
 
 def against_torch(name, size, variables, theirs, ours_of, theirs_of, inputs) -> dict[str, Any]:

@@ -102,6 +102,42 @@ def torch_transformer(vocab_size: int, size: int, layers: int, heads: int, mlp_s
     return enliven(Model()).train()  # in evaluation torch takes a shortcut that needs no gradients
 
 
+def torch_seq2seq(vocab_size: int, target_vocab_size: int, size: int, layers: int):
+    """Returns the network of Sutskever et al. (2014) of torch's LSTMs, called with (tokens, targets, lengths).
+
+    The source is read backwards, from its last token; each LSTM has torch's two biases.
+
+    Args:
+      vocab_size: rows of "source.weight".
+      target_vocab_size: rows of "target.weight", and of the output.
+      size: channels of everything.
+      layers: of the encoder, and of the decoder.
+    """
+    torch = import_torch()
+    nn = torch.nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source, self.target = nn.Embedding(vocab_size, size), nn.Embedding(target_vocab_size, size)
+            self.encoder, self.decoder = (nn.LSTM(size, size, layers, batch_first=True) for _ in range(2))
+            self.head = nn.Linear(size, target_vocab_size)
+
+        def forward(self, tokens, targets, lengths):
+            backwards = torch.zeros_like(tokens)
+            for row, length in enumerate(lengths):
+                backwards[row, :length] = tokens[row, :length].flip(0)
+            packed = nn.utils.rnn.pack_padded_sequence(
+                nn.functional.embedding(backwards, self.source.weight), lengths, True, enforce_sorted=False
+            )
+            _, state = self.encoder(packed)
+            hidden, _ = self.decoder(nn.functional.embedding(targets, self.target.weight), state)
+            return self.head(hidden)
+
+    torch.manual_seed(0)
+    return Model()
+
+
 @cache
 def import_torch() -> ModuleType:
     """Returns torch with one thread, as tests share a machine with others and with XLA's threads; or skips the test."""
@@ -176,6 +212,7 @@ _declared: list = []  # what is declared lives as long as the object that did it
 def randomise(module, seed: int = 0):
     """Gives each normalisation random scales, offsets and statistics, so that none of them can be mixed up.
 
+    Scales are around one; where a module adds one to its weight, which then is zero at first, the weight around zero.
     Returns the module, in evaluation mode.
     """
     import torch
@@ -186,8 +223,9 @@ def randomise(module, seed: int = 0):
             if not isinstance(getattr(layer, "eps", getattr(layer, "variance_epsilon", None)), float):
                 continue
             for name in ("weight", "running_var"):
-                if getattr(layer, name, None) is not None:
-                    getattr(layer, name).uniform_(0.5, 1.5, generator=generator)
+                values = getattr(layer, name, None)
+                if values is not None:
+                    values.uniform_(0.5, 1.5, generator=generator).sub_(float(not values.any()))
             for name in ("bias", "running_mean"):
                 if getattr(layer, name, None) is not None:
                     getattr(layer, name).normal_(0, 0.2, generator=generator)
