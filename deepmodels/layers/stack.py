@@ -6,23 +6,41 @@ from operator import itemgetter
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from deepmodels.errors import ConfigError, unknown
 
-REMAT: dict[str, Callable | None] = {
+_ELEMENTWISE = frozenset(
+    (
+        *("abs", "add", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "cos", "div", "erf", "erfc"),
+        *("exp", "exp2", "expand_dims", "expm1", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul", "neg"),
+        *("pow", "reshape", "rsqrt", "select_n", "sign", "sin", "slice", "sqrt", "square", "squeeze", "sub", "tanh"),
+        *("stop_gradient", "transpose"),
+    )
+)  # names of primitives, and of those that only move elements
+
+
+def _is_costly(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
+    return primitive.name not in _ELEMENTWISE
+
+
+REMAT: dict[str, Callable] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "elementwise": _is_costly,
     "save_all": jax.checkpoint_policies.everything_saveable,
 }
 """What the backward pass finds of a layer, beside what came in; it computes the rest once more.
 
 Chen, Xu, Zhang & Guestrin (2016), arXiv:1604.06174. "full" keeps nothing, and takes the least memory; "dots" the result
 of each product; "dots_no_batch" those of products with parameters, so not the attention's, which grow with the square
-of the length; "save_all" all.
+of the length; "elementwise" what is more than a function of each element: products, sums, masks of dropout, so that
+activation functions and normalisations are applied once more, which is faster than to write and read what they gave;
+"save_all" all.
 """
 
 
@@ -47,8 +65,8 @@ def scan_layers(
       length: number of layers.
       unroll: layers per step of the scan; changes neither result nor parameters, but compile time and speed.
       axis: of the layers' entries in `xs` and in the second result.
-      remat: a key of `REMAT`: what the backward pass finds of each layer; changes neither result nor gradients. None
-        leaves it to the compiler.
+      remat: a key of `REMAT`: what the backward pass finds of each layer; changes neither result nor gradients. By
+        default "elementwise" in a scan; of layers that are unrolled whole the compiler sees both passes and decides.
 
     Returns:
       What the last layer carries on, and the entries of all layers.
@@ -64,6 +82,8 @@ def scan_layers(
         raise ConfigError(f"unroll: expected at least 1, got {unroll}")
     if layer.scope is not None and "0" in layer.variables.get("params", {}):
         return _apart(layer, call, carry, xs, length, axis)
+    if remat is None and unroll < length:
+        remat = "elementwise"
     if remat is not None:
         if remat not in REMAT:
             raise unknown("remat policy", remat, REMAT)
