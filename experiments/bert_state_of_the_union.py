@@ -11,12 +11,15 @@ experiments/data/speeches.py says where its texts come from: pieces of 40 words,
 periods the period.
 
 full: masked tokens of all pieces that train, with two layers of 128. More tokens are hidden than the paper's 15 %, as a
-run so short sees few of them: Wettig, Gao, Zhong & Chen (2022), arXiv:2202.08005; and Muon leaves the plateau, on which
-the model knows only what words a piece has, where Adam at 1e-3 was still on it after 900 steps. finetune: from there, the period of a
+run so short sees few of them: Wettig, Gao, Zhong & Chen (2022), arXiv:2202.08005. finetune: from there, the period of a
 piece, from the 400 labels. scratch: the same from random weights. pairs: BERT's two tasks on pairs of texts in bytes,
 with the second of the paper: does the second follow the first? It needs no data but the package's.
 
-Nobody has measured this config to its end yet.
+Ours, jax 0.10.2, seed 0, on two cores that other work shared: of the 1,000 test pieces finetune has 54.0 % right, and
+scratch 46.4 %. Pre-training took 12 min 21 s, the other two a minute each. With three times the steps they have 55.6 %
+and 49.9 %. Pre-training ends at 19.4 % of hidden tokens; for its first 1,000 steps it is on a plateau where the model
+knows what words a piece has but not their order, which Adam hadn't left after 900 steps of its own. TF-IDF and logistic
+regression of scikit-learn have 55.7 % from the same 400 labels. pairs hasn't been run.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +28,7 @@ from ml_collections import ConfigDict
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, finetune, scratch, pairs, or smoke (two steps, of pairs)."""
     batch, steps, optimizer, learning_rate, task, model = {
-        "full": (32, 3_000, "muon", 6e-3, "masked_lm", dict(dropout_rate=0.0)),
+        "full": (32, 1_500, "muon", 6e-3, "masked_lm", dict(dropout_rate=0.0)),
         "finetune": (16, 150, "adamw", 5e-4, "classification", dict()),
         "scratch": (16, 150, "adamw", 5e-4, "classification", dict()),
         "pairs": (32, 4_000, "adamw", 1e-3, "pretraining", dict(max_length=128)),
@@ -36,7 +39,7 @@ def get_config(size: str = "full") -> ConfigDict:
     if task == "classification":
         model |= dict(head="sequence_classification")
         if size == "finetune":
-            init = dict(weights="runs/bert/checkpoints/3000", fresh="pooler/.*|head/.*")
+            init = dict(weights="runs/bert/checkpoints/1500", fresh="pooler/.*|head/.*")
     if task == "pretraining":
         model |= dict(vocab_size=260)
         data = dict(name="state_of_the_union", tokenizer="bytes", sentence_pairs=True)
@@ -57,7 +60,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 learning_rate=learning_rate,
                 weight_decay=0.01,
                 clip_norm=1.0,
-                schedule=dict(name="linear", warmup_steps=steps // 10),
+                schedule=dict(name="linear", warmup_steps=steps // (5 if size == "full" else 10)),
             ),
             every=dict(log=min(50, every), evaluate=every, checkpoint=every),
         )

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full (of BPE), characters, or smoke (two steps, of bytes)."""
     vocab_size, batch, length, steps, sizes = {
-        "full": (1024, 8, 256, 900, dict(hidden_size=192, num_layers=4, num_heads=3, head_size=64, mlp_size=512)),
+        "full": (1024, 8, 256, 1_400, dict(hidden_size=192, num_layers=4, num_heads=3, head_size=64, mlp_size=512)),
         "characters": (104, 8, 256, 900, dict(hidden_size=192, num_layers=4, num_heads=3, head_size=64, mlp_size=512)),
         "smoke": (260, 8, 32, 2, dict(hidden_size=16, num_layers=2, num_heads=2, head_size=8, mlp_size=32)),
     }[size]
