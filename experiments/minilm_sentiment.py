@@ -20,7 +20,7 @@ last. Howard & Ruder (2018), arXiv:1801.06146, has both.
 Of the 1,000 test tweets, jax 0.10.2, seed 0, on two cores that other work shared: TF-IDF and logistic regression on the
 same 3,000 tweets (the last command) have 71.1 % right; full 75.1 %, its time was not measured; layerwise 76.8 %, in
 6 min 23 s from the start of the command to the report; unfreeze 75.3 %, in 9 min 58 s, 6 min 40 s of them on a
-processor. Nobody has measured frozen to its end yet.
+processor; frozen 66.1 %, in 8 min 17 s, 3 min 53 s of them on a processor.
 """
 
 from ml_collections import ConfigDict
