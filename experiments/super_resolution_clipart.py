@@ -21,8 +21,8 @@ def get_config(size: str = "full") -> ConfigDict:
     steps, batch, rate, model, objective = {
         "full": (20_000, 16, 1e-4, dict(name="srresnet"), "super_resolution"),
         "srgan": (20_000, 16, 1e-4, dict(name="srgan"), "adversarial_super_resolution"),
-        "small": (4_000, 16, 1e-3, dict(name="srresnet", **generator), "super_resolution"),
-        "srgan_small": (2_000, 16, 5e-4, dict(name="srgan", **generator, **critic), "adversarial_super_resolution"),
+        "small": (2_500, 16, 1e-3, dict(name="srresnet", **generator), "super_resolution"),
+        "srgan_small": (1_200, 16, 5e-4, dict(name="srgan", **generator, **critic), "adversarial_super_resolution"),
         "smoke": (2, 8, 1e-4, dict(name="super_resolution_tiny", image_channels=1), "super_resolution"),
     }[size]
     data = dict(name="image_folder", path="data/clipart", image_size=96)

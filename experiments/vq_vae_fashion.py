@@ -18,10 +18,10 @@ def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, dalle_small, dalle, or smoke (two steps)."""
     steps, model, objective, data = {
         "full": (
-            4_300,  # 10 epochs
+            3_400,  # 4 epochs
             dict(name="vq_vae", hidden_size=32, codebook_size=128, latent_size=16, channels=1),
             dict(name="vector_quantized"),
-            dict(name="fashion_mnist", batch_size=128, validation_size=5_000),
+            dict(name="fashion_mnist", batch_size=64, validation_size=5_000),
         ),
         "dalle_small": (
             2_500,
