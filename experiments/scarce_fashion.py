@@ -55,7 +55,7 @@ def _generator(size: str) -> ConfigDict:
         data |= dict(batch_size=100)
         optimizer = dict(name="adam", learning_rate=1e-3, schedule=dict(name="cosine"))
     else:
-        steps, objective = 4_000, dict(name="adversarial")
+        steps, objective = 2_000, dict(name="adversarial")
         model = dict(name="dcgan", channels=32, critic_channels=32, num_classes=10, image_shape=(28, 28, 1))
         data |= dict(batch_size=64, mean=0.5, std=0.5)  # pixels from -1 to 1
         optimizer = dict(name="adam", learning_rate=2e-4, b1=0.5)
