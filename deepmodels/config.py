@@ -29,6 +29,8 @@ DEFAULTS: dict[str, Any] = {
     # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides}, see deepmodels.training.lora
     "lora": None,
     "augment": {},  # function name -> its arguments, see deepmodels.augment
+    # {"target": 0.6, "images": 500_000}: what a discriminator sees is augmented, see deepmodels.training.step
+    "adaptive_augment": None,
     "critic_steps": 1,  # moves of the critic for each of the generator, where a model has two players
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
@@ -41,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
 LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None}
 # metrics: of deepmodels.evaluation.WRITTEN; the others are arguments of deepmodels.sampling.beam_search
 DECODE = {"metrics": (), "beam_size": 4, "length_penalty": 0.6}
+ADAPTIVE = {"target": 0.6, "images": 500_000}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
@@ -96,7 +99,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
     defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
-    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING, "decode": DECODE}
+    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING, "decode": DECODE, "adaptive_augment": ADAPTIVE}
     for key, values in defaults.items():
         section = result[key]
         if section is None and DEFAULTS[key] is None:
@@ -131,6 +134,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
                 "config.lora: adapters train, all else is frozen; what trains besides is lora.train, not "
                 "what optimizer.freeze leaves"
             )
+    if result["adaptive_augment"] is not None:
+        _positive("config.adaptive_augment.images", result["adaptive_augment"]["images"])
+        target = result["adaptive_augment"]["target"]
+        if not isinstance(target, int | float) or not -1 < target < 1:
+            raise ConfigError(f"config.adaptive_augment.target: expected a mean of signs, -1 to 1, got {target!r}")
     if result["compile"] not in ("jit", "pmap"):
         raise ConfigError(f"config.compile is 'jit' or 'pmap', got {result['compile']!r}")
     completed = ConfigDict(result)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, or smoke (two steps)."""
     name, batch, steps, validation, hidden, layers = {
-        "full": ("fashion_mnist", 128, 8_600, 5_000, 64, 4),  # 20 epochs
+        "full": ("fashion_mnist", 128, 3_400, 5_000, 64, 4),  # 8 epochs
         "smoke": ("fashion_mnist_embedded", 8, 2, 200, 16, 1),
     }[size]
     every = max(1, steps // 10)

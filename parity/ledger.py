@@ -8,17 +8,20 @@ read through our reader and our table of names. Then the two are compared: param
 used; and in float64, where a wrong formula can't hide behind rounding, the gradient of the images and, for models with
 batch statistics, logits and running statistics in training mode. Models of text are compared with transformers', by way
 of a folder that it saves: what comes out of a padded text, the gradient of the embedding, and the tokens that a decoder
-writes. PARITY.md and parity.csv beside this folder hold the rows; a row is replaced when its model is measured again.
+writes. Models that make pictures are compared with builds of torch's layers (generative.py). PARITY.md and parity.csv
+beside this folder hold the rows; a row is replaced when its model is measured again.
 """
 
 import csv
 import datetime
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import generative
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +30,7 @@ import oracles
 from deepmodels import cache, generation, loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
 from deepmodels.weights import files, folder
-from deepmodels.weights.convert import DENSE, Rule, Rules, to_ours
+from deepmodels.weights.convert import DENSE, Rule, Rules, dense, to_ours
 from deepmodels.weights.recurrent import recurrent
 
 ROOT = Path(__file__).parent.parent
@@ -266,9 +269,72 @@ def compare_seq2seq(name: str) -> dict[str, Any]:
     )
 
 
-OF_TORCH = dict.fromkeys(RECURRENT, compare_recurrent) | {
+class Generative(NamedTuple):
+    """A model that makes pictures, and parity/generative.py's build of the same name."""
+
+    build: tuple[int, ...]  # its arguments
+    shape: tuple[int, ...]  # of the input: an image, or a latent
+    rules: Rules
+    made: Callable  # (module, batch) -> all that it makes of that, in the order of the build
+
+
+def _translated(module: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    outputs = module(images)
+    return tuple(outputs[name] for name in ("fake", "cycled", "fake_logits", "other_fake_logits") if name in outputs)
+
+
+def _coded(module: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    logits = module.encode(images)
+    return logits, module.decoder(jax.nn.softmax(logits))
+
+
+def _told(module: Any, latents: jax.Array) -> tuple[jax.Array, ...]:
+    fake = module.generate(latents)
+    return fake, module.discriminate(fake)
+
+
+def _bounded(module: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    outputs = module(images)
+    return tuple(outputs[name] for name in ("mean", "log_var", "logits"))
+
+
+VAE = sum((dense(*names) for names in (("down", "down0"), *((n, n) for n in ("mean", "log_var", "up0", "up1")))), ())
+GENERATIVE = {
+    "vae": Generative((784, 500, 20), (28, 28, 1), VAE, _bounded),
+    "dalle_dvae": Generative((256, 128, 2, 8192), (64, 64, 3), weights.vae.DALL_E, _coded),
+    "dcgan": Generative((100, 64, 64), (100,), weights.gan.DCGAN, _told),
+    "pix2pix": Generative((64, 64), (256, 256, 3), weights.translation.PIX2PIX, _translated),
+    "cyclegan": Generative((64, 64), (64, 64, 3), weights.translation.CYCLEGAN, _translated),
+}
+
+
+def compare_generative(name: str) -> dict[str, Any]:
+    """Returns the row of a model that makes pictures, against a build of torch's layers.
+
+    What is compared is all that it makes of the input, end to end: of an autoencoder codes and pixels, of two players
+    the pictures and what discriminators say of them.
+    """
+    subject = GENERATIVE[name]
+    model = models.create(name, **({"pool_size": 0} if name == "cyclegan" else {}))
+    theirs = oracles.enliven(getattr(generative, name)(*subject.build))
+    image = subject.shape if len(subject.shape) == 3 else models.MODELS[name].inputs["images"].shape
+    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image)))
+    variables = to_ours(saved_and_read(theirs), subject.rules, abstract)
+
+    def ours_of(variables: Any, batch: np.ndarray) -> jax.Array:
+        made = model.apply(variables, batch, method=subject.made)
+        return jnp.concatenate([x.reshape(-1) for x in made])
+
+    batch = np.random.default_rng(0).random((1, *subject.shape)).astype(np.float32)
+    size = "x".join(map(str, subject.shape))
+    return against_torch(name, size, variables, theirs, ours_of, theirs, batch)
+
+
+OF_TORCH = {
+    **dict.fromkeys(RECURRENT, compare_recurrent),
     "transformer_base": compare_transformer,
     "seq2seq_2014": compare_seq2seq,
+    **dict.fromkeys(GENERATIVE, compare_generative),
 }
 
 
@@ -390,7 +456,8 @@ def write(rows: list[dict[str, Any]]) -> None:
         "the two have a root mean square of 1 (`settle` in parity/oracles.py). Of models of text, the hidden states or",
         "logits of a text and a padded one, and the gradient of the embedding; T5's agree within float32 only, in",
         "which transformers computes norms and softmax. Of decoders, how many tokens are the same that both write",
-        "behind a prompt, each with its own cache.",
+        "behind a prompt, each with its own cache. Of models that make pictures, all that they make of the input:",
+        "codes and pixels, or pictures and what discriminators say of them.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),

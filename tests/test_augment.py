@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from deepmodels import augment
-from deepmodels.augment import geometry, policies
+from deepmodels.augment import adaptive, geometry, policies
 from deepmodels.errors import ConfigError, ShapeError
 
 ARGUMENTS = {
@@ -428,3 +428,41 @@ def test_normalize_refuses_what_it_cannot_do():
         augment.normalize(augment.normalize(images, (0.5,), (0.5,)), (0.5,), (0.5,))
     with pytest.raises(ShapeError, match="std: expected 1 or 3 numbers"):
         augment.normalize(images, (0.5,), (0.5, 0.5))
+
+
+def test_what_a_discriminator_sees_is_changed_as_often_as_the_probability_says():
+    images = np.random.default_rng(0).normal(size=(400, 8, 8, 3)).astype(np.float32)
+    see = jax.jit(augment.discriminator_augment)
+    np.testing.assert_array_equal(see(jax.random.key(0), images, jnp.float32(0)), images)  # to the bit
+    changed = np.abs(see(jax.random.key(0), images, jnp.float32(0.05)) - images).max((1, 2, 3)) > 1e-6
+    assert abs(changed.mean() - (1 - 0.95**8)) < 4 * 0.5 / np.sqrt(400)  # by one of eight
+    assert (np.abs(see(jax.random.key(0), images, jnp.float32(1)) - images).max((1, 2, 3)) > 1e-3).all()
+    grey = see(jax.random.key(0), images[..., :1], jnp.float32(0.05))
+    changed = np.abs(grey - images[..., :1]).max((1, 2, 3)) > 1e-6
+    assert abs(changed.mean() - (1 - 0.95**7)) < 4 * 0.5 / np.sqrt(400)  # there is no saturation
+
+
+def test_the_gradient_of_what_a_discriminator_sees_is_that_of_finite_differences():
+    rng = np.random.default_rng(1)
+    images, weights, other = (jnp.asarray(rng.normal(size=(6, 8, 6, 3)), jnp.float32) for _ in range(3))
+    see = lambda x: augment.discriminator_augment(jax.random.key(2), x, jnp.float32(0.7))  # noqa: E731
+    slope = (jax.jit(jax.grad(lambda x: (weights * see(x)).sum()))(images) * other).sum((1, 2, 3))
+    see = jax.jit(see)
+    difference = (weights * (see(images + other) - see(images))).sum((1, 2, 3))  # which is linear in the pictures
+    np.testing.assert_allclose(slope, difference, rtol=1e-3, atol=1e-3)
+    assert (np.abs(slope) > 1e-2).all()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "wanted"),
+    [
+        ([[-1, 0, 0], [0, 1, 0]], lambda x: x[:, ::-1]),
+        ([[0, 1, 0], [-1, 0, 0]], lambda x: np.rot90(x, -1)),
+        ([[1, 0, 1], [0, 1, -2]], lambda x: np.pad(x, ((2, 0), (0, 1), (0, 0)), mode="reflect")[:-2, 1:]),
+        ([[1, 0, 0.5], [0, 1, 0]], lambda x: (x + np.pad(x, ((0, 0), (0, 1), (0, 0)), mode="reflect")[:, 1:]) / 2),
+    ],
+)
+def test_warps_by_known_matrices(matrix, wanted):
+    image = np.random.default_rng(2).normal(size=(5, 5, 2)).astype(np.float32)
+    whole = jnp.asarray([*matrix, [0, 0, 1]], jnp.float32)
+    np.testing.assert_allclose(adaptive._warp(jnp.asarray(image), whole), wanted(image), atol=1e-6)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deepmodels.augment.adaptive import discriminator_augment as discriminator_augment
 from deepmodels.augment.color import autocontrast as autocontrast
 from deepmodels.augment.color import brightness as brightness
 from deepmodels.augment.color import color_jitter as color_jitter

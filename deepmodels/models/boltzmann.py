@@ -10,6 +10,7 @@ have a variance of 1, so that data are scaled to it. B batch, V visible and H hi
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -190,6 +191,48 @@ def pseudo_log_likelihood(machine: Machine, visible: Array, key: Array) -> Array
     chosen = jax.nn.one_hot(jax.random.randint(key, (batch,), 0, count), count, dtype=visible.dtype)
     flipped = visible + chosen * (1 - 2 * visible)
     return count * jax.nn.log_sigmoid(free_energy(machine, flipped) - free_energy(machine, visible))
+
+
+def log_likelihood_bound(
+    machines: Sequence[Machine], visible: Array, key: Array, log_partition: Array | float
+) -> Array:
+    """Returns an estimate of the variational bound of log p(v), (B, V) -> (B,), of a stack of Bernoulli machines.
+
+    Equation 8 of Hinton, Osindero & Teh with one draw of each layer: log p(below | above) - log q(above | below) summed
+    over the layers, and log p of the last machine. Of one machine it is log p(v) itself; of more, its mean over keys is
+    at most that.
+
+    Args:
+      machines: from the bottom up; a machine's visible units are the hidden ones of that below.
+      visible: 0 and 1.
+      key: of the draws.
+      log_partition: log Z of the last machine.
+    """
+    total = jnp.zeros(visible.shape[:1], visible.dtype)
+    for number, machine in enumerate(machines[:-1]):
+        up = hidden_input(machine, visible)
+        above = draw(jax.random.fold_in(key, number), up, "bernoulli")
+        total += _nats(up, above) - _nats(visible_input(machine, above), visible)
+        visible = above
+    return total - free_energy(machines[-1], visible) - log_partition
+
+
+def machines_of(params: dict[str, Any]) -> list[Machine]:
+    """Returns the machines that a `DBN` with these parameters is a stack of, from the bottom up; without labels.
+
+    Raises:
+      ShapeError: these aren't the parameters of such a network.
+    """
+    if not _layers(params):
+        raise ShapeError(f"params: expected those of a deep belief network, got {sorted(params)}")
+    return [
+        {
+            "kernel": params[f"layer{i}_kernel"],
+            "visible_bias": params[f"layer{i}_bias"],
+            "hidden_bias": params[f"layer{i + 1}_bias"],
+        }
+        for i in range(_layers(params))
+    ]
 
 
 class RBM(nn.Module):

@@ -56,8 +56,9 @@ def adversarial(
 
     Returns:
       The loss of the player, and a pair of the metrics and the new variables. The critic's metrics are
-      discriminator_loss, real_probability and fake_probability, the sigmoids of the logits, and with the penalty
-      gradient_norm; the generator's, generator_loss; without a player all of them and loss.
+      discriminator_loss, real_probability and fake_probability, the sigmoids of the logits, real_sign, the sign of
+      those of real pictures, and with the penalty gradient_norm; the generator's, generator_loss; without a player all
+      of them and loss.
 
     Raises:
       ConfigError: the loss or the player is unknown.
@@ -78,6 +79,7 @@ def adversarial(
             "discriminator_loss": value,
             "real_probability": _mean(_per_example(jax.nn.sigmoid(real)), batch),
             "fake_probability": _mean(_per_example(jax.nn.sigmoid(fake)), batch),
+            "real_sign": _mean(_per_example(jnp.sign(real)), batch),
         }
         if gradient_penalty:
             norms = _gradient_norms(forward, images, outputs["fake"], noise, key, labels).astype(dtype)

@@ -20,6 +20,7 @@ from deepmodels.evaluation import detection, evaluate, predict
 from deepmodels.training import lora
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import (
+    Adaptive,
     TrainState,
     bind,
     cast_floats,
@@ -98,6 +99,8 @@ def make(config: Mapping[str, Any]) -> Experiment:
         variables = dict(cast_floats(variables, dtype))
         params = variables.pop("params", {})
         variables.pop("losses", None)  # the objective's, anew in each step
+        if config.adaptive_augment is not None:
+            variables["augmentation"] = {"probability": jnp.zeros((), jnp.float32)}
         if config.lora is not None:
             adapters = {name: value for name, value in config.lora.items() if name != "train"}
             params = lora.add(params, jax.random.fold_in(key, 1), **adapters)
@@ -141,7 +144,8 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
     if weights is None:
         return {}
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
-    places = {"params": lora.without(x.abstract.params), **x.abstract.variables}
+    own = {name: tree for name, tree in x.abstract.variables.items() if name != "augmentation"}  # not the model's
+    places = {"params": lora.without(x.abstract.params), **own}
     try:
         arrays = loading.read_leaves(x.config.model.name, places, weights, **section)
     except (WeightsError, ConfigError) as error:
@@ -186,6 +190,8 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare)
     if hasattr(x.model, "players"):
+        if config.adaptive_augment is not None:
+            named["adaptive"] = Adaptive(**config.adaptive_augment)
         return make_adversarial_step(x.model, x.objective, x.optimizer, critic_steps=config.critic_steps, **named)
     named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=x.freeze)
     return make_train_step(x.model, x.objective, x.optimizer, **named)
@@ -398,6 +404,12 @@ def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...
 
 
 def _check_players(config: ConfigDict, model: nn.Module) -> None:
+    pictures = hasattr(model, "discriminate") and config.objective.name == "adversarial"
+    if config.adaptive_augment is not None and not pictures:
+        raise ConfigError(
+            "config.adaptive_augment is for a discriminator of pictures alone, of the objective 'adversarial' and a "
+            f"model such as dcgan, not {config.model.name!r} with {config.objective.name!r}"
+        )
     if not hasattr(model, "players"):
         if config.critic_steps != 1:
             raise ConfigError(

@@ -1,5 +1,7 @@
 """The training step: one pure function from (state, batch) to (state, metrics)."""
 
+import contextlib
+import itertools
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from deepmodels.augment import discriminator_augment
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import statistics_over
 from deepmodels.metrics import Mean, values
@@ -152,6 +155,49 @@ def make_train_step(
     return train_step
 
 
+class Adaptive(NamedTuple):
+    """How likely a transformation of what a discriminator sees becomes: Karras et al. (2020), arXiv:2006.06676.
+
+    Called with that probability, the mean sign of the logits of real pictures and how many they were, it returns the
+    next one: higher where the discriminator is surer of them than it should be, lower where it is less sure.
+
+    Attributes:
+      target: of the mean sign.
+      images: real pictures in which the probability could go from 0 to 1.
+    """
+
+    target: float = 0.6
+    images: int = 500_000
+
+    def __call__(self, probability: jax.Array, sign: jax.Array, count: int) -> jax.Array:
+        move = jnp.sign(sign.astype(probability.dtype) - self.target) * (count / self.images)
+        return jnp.clip(probability + move, 0, 1)
+
+
+@contextlib.contextmanager
+def augmenting(key: jax.Array, probability: jax.Array):
+    """A context in which every picture that a model's method `discriminate` is given, real or not, is augmented.
+
+    Args:
+      key: of the draws, which differ from call to call.
+      probability: of each transformation, see `deepmodels.augment.discriminator_augment`.
+    """
+    calls, key = itertools.count(), jax.random.fold_in(key, 3)
+
+    def call(function, arguments, named, context):
+        if context.method_name != "discriminate":
+            return function(*arguments, **named)
+        own = jax.random.fold_in(key, next(calls))
+        return function(discriminator_augment(own, arguments[0], probability), *arguments[1:], **named)
+
+    with nn.intercept_methods(call):
+        yield
+
+
+def _probability(state: TrainState) -> jax.Array:
+    return state.variables["augmentation"]["probability"]
+
+
 def make_adversarial_step(
     model: nn.Module,
     objective: Callable,
@@ -161,6 +207,7 @@ def make_adversarial_step(
     precision: str = "float32",
     critic_steps: int = 1,
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
+    adaptive: Adaptive | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)` of two players: some moves of the critic, one of the other.
 
@@ -175,6 +222,7 @@ def make_adversarial_step(
       precision: as for `make_train_step`.
       critic_steps: moves of the critic in a step, equal parts of the batch.
       prepare: as for `make_train_step`.
+      adaptive: how what the critic sees is augmented; the state's variables then have "augmentation". None for nothing.
     """
     dtype = dtype_of(precision)
     critic, other = model.players
@@ -183,7 +231,8 @@ def make_adversarial_step(
         def loss_fn(own):
             params, given = cast_floats((state.params | {player: own}, prepare(batch, key)), dtype)
             forward = bind(model, params, state.variables, train=True)
-            return objective(forward, given, key, player=player)
+            with contextlib.nullcontext() if adaptive is None else augmenting(key, _probability(state)):
+                return objective(forward, given, key, player=player)
 
         (loss, (metrics, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[player])
         own = {player: state.params[player]}
@@ -200,6 +249,10 @@ def make_adversarial_step(
         for i in range(critic_steps):  # no scan: XLA's CPU back end is slow at convolutions in a loop
             part = jax.tree.map(operator.itemgetter(i), parts)
             state, metrics = move(critic, state, part, jax.random.fold_in(key, i))
+            if adaptive is not None:
+                probability = adaptive(_probability(state), metrics["real_sign"], len(jax.tree.leaves(part)[0]))
+                state = state._replace(variables=state.variables | {"augmentation": {"probability": probability}})
+                metrics |= {"augmentation_probability": probability}
             moves.append(metrics)
         state, others = move(other, state, part, jax.random.fold_in(key, critic_steps))
         metrics = jax.tree.map(lambda *values: jnp.stack(values).mean(0), *moves)

@@ -16,7 +16,9 @@ from deepmodels.models.boltzmann import (
     annealed_log_partition,
     free_energy,
     gibbs,
+    log_likelihood_bound,
     log_partition,
+    machines_of,
     pseudo_log_likelihood,
     unroll,
     untie,
@@ -245,6 +247,27 @@ def test_a_second_layer_improves_the_bound():
         np.testing.assert_array_equal(trained[name], params[name])
     after, likelihood = measure(trained)
     assert before + 0.003 < after <= likelihood  # both are exact, only the learning is not
+    rows, stack = jnp.asarray(data.reshape(-1, 6)), machines_of(trained)
+    estimate = jax.jit(lambda key: log_likelihood_bound(stack, rows, key, log_partition(stack[1])))
+    drawn = jax.vmap(estimate)(jax.random.split(jax.random.key(0), 4000)).mean(1)
+    np.testing.assert_allclose(drawn.mean(), after, atol=4 * float(drawn.std()) / np.sqrt(4000))
+
+
+def test_the_bound_is_the_likelihood_where_recognition_is_right():
+    below = machine(6, 4)
+    above = {
+        "kernel": below["kernel"].T, "visible_bias": below["hidden_bias"], "hidden_bias": below["visible_bias"]
+    }  # fmt: skip
+    exact = np.log(probabilities(below))
+    rows = jnp.asarray(states(6))
+    np.testing.assert_allclose(
+        log_likelihood_bound([below], rows, jax.random.key(0), log_partition(below)), exact, rtol=1e-4
+    )
+    for key in jax.random.split(jax.random.key(1), 3):  # whatever is drawn
+        bound = log_likelihood_bound([below, above], rows, key, log_partition(above))
+        np.testing.assert_allclose(bound, exact, rtol=1e-4)
+    with pytest.raises(ShapeError, match="expected those of a deep belief network, got \\['kernel'\\]"):
+        machines_of({"kernel": below["kernel"]})
 
 
 def tiny(**changes):

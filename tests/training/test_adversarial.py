@@ -11,11 +11,12 @@ from PIL import Image
 from test_step import largest_difference, trained
 
 import deepmodels
-from deepmodels import models, objectives, trees
+from deepmodels import augment, models, objectives, trees
 from deepmodels.errors import ConfigError
 from deepmodels.parallel import rules
 from deepmodels.training import TrainingError, TrainState, make_adversarial_step, players
 from deepmodels.training.optimizer import make_optimizer
+from deepmodels.training.step import Adaptive, augmenting
 
 RNG = np.random.default_rng(0)
 GAN = {"name": "gan_tiny", "image_shape": (28, 28, 1)}
@@ -158,3 +159,76 @@ def test_an_optimizer_for_each(config):
     own = {"generator": x.abstract.params["generator"]}
     wanted = jax.eval_shape(optimizer.init, own)
     assert jax.tree.structure(wanted) == jax.tree.structure(x.abstract.opt_state["generator"])
+
+
+def test_the_probability_of_augmentation_follows_how_sure_the_critic_is_of_real_pictures():
+    adaptive = Adaptive(target=0.6, images=100)
+    p = jnp.float32(0.5)
+    assert float(adaptive(p, jnp.float32(0.9), 10)) == pytest.approx(0.6)
+    assert float(adaptive(p, jnp.float32(0.2), 10)) == pytest.approx(0.4)
+    assert float(adaptive(p, jnp.float32(0.6), 10)) == 0.5
+    assert float(adaptive(jnp.float32(0.95), jnp.float32(1), 10)) == 1
+    assert float(adaptive(jnp.float32(0.05), jnp.float32(-1), 10)) == 0
+
+
+def test_each_move_of_the_critic_adapts_the_probability_and_the_generators_does_not():
+    model, optimizer = models.create("gan_tiny"), optax.sgd(0.1)
+    images = jnp.asarray(RNG.random((6, 8, 8, 1)), jnp.float32)
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    opt_state = {name: optimizer.init({name: params[name]}) for name in model.players}
+    state = TrainState(jnp.int32(0), params, {"augmentation": {"probability": jnp.float32(0.5)}}, opt_state)
+    named = dict(seed=0, critic_steps=2, adaptive=Adaptive(target=0.6, images=60))
+    after, metrics = jax.jit(make_adversarial_step(model, objectives.adversarial, optimizer, **named))(
+        state, {"image": images}
+    )
+    assert metrics["real_sign"] in (-1, 1)  # both moves, of three pictures each, agree
+    wanted = 0.5 + 2 * (0.05 if metrics["real_sign"] > 0.6 else -0.05)
+    assert float(after.variables["augmentation"]["probability"]) == pytest.approx(wanted)
+    assert float(metrics["augmentation_probability"]) == pytest.approx(0.5 + 0.75 * (wanted - 0.5))
+
+
+def test_adaptive_augmentation_is_of_both_players_and_goes_on_bit_for_bit(config, tmp_path, one, monkeypatch):
+    values = config(critic_steps=2, adaptive_augment={"images": 160})
+    plain = deepmodels.train(values | {"adaptive_augment": None}, tmp_path / "plain", quiet=True)
+    with monkeypatch.context() as patch:  # however sure the critic is
+        patch.setattr(Adaptive, "__call__", lambda self, probability, sign, count: probability)
+        off = deepmodels.train(values, tmp_path / "off", quiet=True)
+        assert largest_difference(off.state.params, plain.state.params) == 0  # at 0 nothing is changed
+        patch.setattr(Adaptive, "__call__", lambda self, probability, sign, count: probability + count / self.images)
+        whole = deepmodels.train(values, tmp_path / "whole", quiet=True)
+        deepmodels.train(values | {"steps": 4}, tmp_path / "parts", quiet=True)
+        parts = deepmodels.train(values, tmp_path / "parts", quiet=True)
+    assert float(whole.state.variables["augmentation"]["probability"]) == pytest.approx(6 * 16 / 160)
+    assert largest_difference(whole.state, parts.state) == 0
+    assert whole.metrics == parts.metrics
+    for player in ("discriminator", "generator"):
+        assert largest_difference(whole.state.params[player], plain.state.params[player]) > 0
+
+
+def test_the_augmented_are_what_is_discriminated_and_nothing_else():
+    model = models.create("gan_tiny")
+    images = jnp.asarray(RNG.random((4, 8, 8, 1)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    plain = model.apply(variables, images)
+    with augmenting(jax.random.key(1), jnp.float32(1)):
+        seen = model.apply(variables, images)
+    np.testing.assert_array_equal(seen["fake"], plain["fake"])
+    for name in ("real_logits", "fake_logits"):
+        assert (np.abs(seen[name] - plain[name]) > 1e-6).all()
+    key = jax.random.fold_in(jax.random.key(1), 3)
+    for number, (name, given) in enumerate({"real_logits": images, "fake_logits": plain["fake"]}.items()):
+        changed = augment.discriminator_augment(jax.random.fold_in(key, number), given, jnp.float32(1))
+        np.testing.assert_allclose(model.apply(variables, changed, method="discriminate"), seen[name], rtol=1e-6)
+
+
+def test_adaptive_augmentation_is_refused_where_nothing_could_be_augmented(config, tiny_config, tmp_path):
+    cyclegan = {"model": {"name": "cyclegan_tiny"}, "objective": {"name": "cycle_consistency"}}
+    for values, message in (
+        (config(adaptive_augment={}, **cyclegan), "config.adaptive_augment is for a discriminator of pictures alone"),
+        (tiny_config(adaptive_augment={}), "not 'lenet_tiny' with 'classification'"),
+        (config(adaptive_augment={"images": 0}), "config.adaptive_augment.images is a positive whole number"),
+        (config(adaptive_augment={"target": 1.5}), "config.adaptive_augment.target: expected a mean of signs"),
+        (config(adaptive_augment={"aim": 1}), "config.adaptive_augment has no key 'aim'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            deepmodels.train(values, tmp_path, quiet=True)

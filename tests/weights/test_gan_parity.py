@@ -1,5 +1,6 @@
-"""DCGAN against PyTorch's example, built here: the same layers, names and sizes."""
+"""DCGAN against PyTorch's example, built in parity/generative.py: the same layers, names and sizes."""
 
+import generative
 import jax
 import numpy as np
 import oracles
@@ -14,32 +15,10 @@ from deepmodels.weights.convert import from_ours, to_ours
 pytestmark = pytest.mark.parity
 
 
-def build(channels=6, critic_channels=5, latent=7):
-    torch = oracles.import_torch()
-    nn = torch.nn
-    layers, fed = [], latent
-    for i, width in enumerate((8, 4, 2, 1)):
-        layers += [nn.ConvTranspose2d(fed, channels * width, 4, 1 if i == 0 else 2, 0 if i == 0 else 1, bias=False)]
-        layers += [nn.BatchNorm2d(channels * width), nn.ReLU()]
-        fed = channels * width
-    generator = nn.Sequential()
-    generator.main = nn.Sequential(*layers, nn.ConvTranspose2d(fed, 3, 4, 2, 1, bias=False), nn.Tanh())
-    layers, fed = [], 3
-    for i, width in enumerate((1, 2, 4, 8)):
-        layers += [nn.Conv2d(fed, critic_channels * width, 4, 2, 1, bias=False)]
-        layers += [nn.BatchNorm2d(critic_channels * width)] if i else []
-        layers += [nn.LeakyReLU(0.2)]
-        fed = critic_channels * width
-    discriminator = nn.Sequential()
-    discriminator.main = nn.Sequential(*layers, nn.Conv2d(fed, 1, 4, 1, 0, bias=False))
-    both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
-    return oracles.randomise(enliven(both))
-
-
 @pytest.mark.parametrize("train", [False, True])
 def test_generates_and_tells_as_the_example(train):
     torch = oracles.import_torch()
-    both = build()
+    both = oracles.randomise(enliven(generative.dcgan(7, 6, 5)))
     model = DCGAN(latent_size=7, channels=6, critic_channels=5)
     images = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
     latent = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)

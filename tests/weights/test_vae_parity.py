@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import generative
 import jax
 import numpy as np
 import oracles
@@ -27,57 +28,8 @@ def package():
 
 
 def build():
-    """The two halves as appendix A.2 has them, with the names of the package."""
-    torch = oracles.import_torch()
-    nn = torch.nn
-
-    class Conv(nn.Module):
-        def __init__(self, fed, given, size):
-            super().__init__()
-            self.w = nn.Parameter(torch.empty(given, fed, size, size))
-            self.b = nn.Parameter(torch.zeros(given))
-
-        def forward(self, x):
-            return nn.functional.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
-
-    class Block(nn.Module):
-        def __init__(self, fed, given, sizes):
-            super().__init__()
-            between = given // 4
-            self.id_path = Conv(fed, given, 1) if fed != given else nn.Identity()
-            self.res_path = nn.Sequential()
-            for i, (one, other) in enumerate(
-                ((fed, between), (between, between), (between, between), (between, given))
-            ):
-                self.res_path.add_module(f"relu_{i + 1}", nn.ReLU())
-                self.res_path.add_module(f"conv_{i + 1}", Conv(one, other, sizes[i]))
-
-        def forward(self, x):
-            return self.id_path(x) + self.res_path(x) / (4 * BLOCKS) ** 2
-
-    def half(fed, given, first, widths, sizes, between, window):
-        module, blocks = nn.Module(), nn.Sequential()
-        blocks.add_module("input", Conv(fed, first, window))
-        for number, width in enumerate(widths, start=1):
-            group = nn.Sequential()
-            for i in range(1, BLOCKS + 1):
-                group.add_module(f"block_{i}", Block(first, width, sizes))
-                first = width
-            if number < 4:
-                group.add_module("between", between())
-            blocks.add_module(f"group_{number}", group)
-        blocks.add_module("output", nn.Sequential())
-        blocks.output.add_module("relu", nn.ReLU())
-        blocks.output.add_module("conv", Conv(first, given, 1))
-        module.blocks = blocks
-        module.forward = blocks.forward
-        return module
-
-    widths = [HIDDEN * 2**i for i in range(4)]
-    return (
-        half(3, CODES, HIDDEN, widths, (3, 3, 3, 1), lambda: nn.MaxPool2d(2), 7),
-        half(CODES, 6, FIRST, widths[::-1], (1, 3, 3, 3), lambda: nn.Upsample(scale_factor=2, mode="nearest"), 1),
-    )
+    both = generative.dalle_dvae(HIDDEN, FIRST, BLOCKS, CODES)
+    return both["encoder"], both["decoder"]
 
 
 @pytest.mark.parametrize("make", [build, package])
