@@ -72,7 +72,7 @@ def subjects() -> list[tuple[str, str]]:
             continue
         if name in OF_TEXT or name in MASKED:
             found.append((name, "transformers"))
-        if name in OF_TORCH or name == "transformer_base":
+        if name in OF_TORCH or name in ("transformer_base", "fast_style"):
             found.append((name, "torch"))
         for source in SOURCES:
             rows = weights.TABLES[source]
@@ -86,7 +86,8 @@ def compare(name: str, source: str) -> dict[str, Any]:
     if source == "transformers":
         return compare_masked(name) if name in MASKED else compare_text(name)
     if source == "torch":
-        return compare_transformer(name) if name == "transformer_base" else compare_recurrent(name)
+        special = {"transformer_base": compare_transformer, "fast_style": compare_style}
+        return special.get(name, compare_recurrent)(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     if variant.family in DENSE:
@@ -213,6 +214,22 @@ def compare_recurrent(name: str) -> dict[str, Any]:
         lambda v, x: model.apply(v, x, mask),
         lambda x: oracles.run_packed(theirs, x, lengths),
         inputs,
+    )
+
+
+def compare_style(name: str) -> dict[str, Any]:
+    """Returns the row of fast style transfer, against the layers of PyTorch's example."""
+    model, theirs, images = models.create(name), oracles.fast_style(), pixels(1, SMALL)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "style"), abstract)
+    return against_torch(
+        name,
+        f"{SMALL}x{SMALL}x3",
+        variables,
+        theirs,
+        lambda v, x: model.apply(v, x)["stylised"],
+        lambda x: theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1),
+        images,
     )
 
 
