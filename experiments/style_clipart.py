@@ -24,7 +24,7 @@ def get_config(size: str = "full") -> ConfigDict:
             4,
             dict(name="fast_style", channels=16),
             dict(model=dict(name="mobilenet_v2"), weights="data/mobilenet_v2-b0353104.pth"),
-            dict(content_layers=("stage2",), style_layers=("stem", "stage0", "stage1", "stage2")),
+            dict(content_layers=("stage1",), style_layers=("stem", "stage0", "stage1", "stage2")),
             dict(name="image_folder", path="data/clipart", image_size=96, style="data/strokes.png", mean=MEAN, std=STD),
         ),
         "smoke": (
@@ -48,7 +48,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 network="eye",
                 **layers,
                 content_weight=1.0,
-                style_weight=100.0,
+                style_weight=10.0,
                 variation_weight=0.01,
             ),
             data=data | dict(batch_size=batch),

@@ -10,7 +10,8 @@ as all else does; what else a network is, is a `Network`. An objective calls one
 Gradients pass through to the images, but none reaches the network. A run that goes on reads no weights again.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -73,16 +75,13 @@ class Network(NamedTuple):
           named: further arguments of the model.
 
         Raises:
-          ConfigError: there is no such layer.
-          ShapeError: pictures don't fit the network.
+          ConfigError: there is no such layer, or pictures don't fit the network.
         """
-        inputs = self._shown(inputs)
-        try:
+        with self._complaining():
+            inputs = self._shown(inputs)
             if layers is None:
                 return self.model.apply(variables, *inputs, **named)
             return hidden(self.model, variables, *inputs, layers=layers)
-        except ConfigError as error:
-            raise ConfigError(f"the frozen network {self.name!r}: {error}") from error
 
     def recognise(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
         """Returns what the network's last layer sees of pictures, (B, D), and its class probabilities (B, K).
@@ -94,9 +93,10 @@ class Network(NamedTuple):
           images: (B, H, W, C), as the run has them.
 
         Raises:
-          ShapeError: they don't fit the network.
+          ConfigError: they don't fit the network.
         """
-        features, logits = before_head(self.model, variables, *self._shown((images,)))
+        with self._complaining():
+            features, logits = before_head(self.model, variables, *self._shown((images,)))
         features = features.mean((1, 2)) if features.ndim == 4 else features.reshape(len(images), -1)
         return features, jax.nn.softmax(logits.reshape(len(images), -1))
 
@@ -114,14 +114,23 @@ class Network(NamedTuple):
             inputs = (images,)
         else:
             inputs = [jnp.zeros((1, *spec.shape), spec.dtype) for spec in self.inputs.values()]
-        try:
+        with self._complaining():
             variables = self.model.init(key, *self._shown(inputs))
-        except (ShapeError, ConfigError) as error:
+        return {name: tree for name, tree in variables.items() if name not in ("losses", "intermediates")}
+
+    @contextlib.contextmanager
+    def _complaining(self) -> Iterator[None]:
+        """A context whose errors say which network they are of, and what makes pictures fit it."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"config.frozen.{self.name}: {error}") from error
+        except (ShapeError, ScopeParamShapeError) as error:
+            what, *_ = str(error).split(" (https:")
             raise ConfigError(
-                f"config.frozen.{self.name}: {error}; image_shape=(height, width, channels) there makes pictures what "
+                f"config.frozen.{self.name}: {what}; image_shape=(height, width, channels) there makes pictures what "
                 "the network takes"
             ) from error
-        return {name: tree for name, tree in variables.items() if name not in ("losses", "intermediates")}
 
     def _shown(self, inputs: Sequence[Array]) -> list[Array]:
         return [self.show(x) if x.ndim == 4 and jnp.issubdtype(x.dtype, jnp.floating) else x for x in inputs]

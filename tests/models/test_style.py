@@ -124,9 +124,12 @@ def test_the_style_is_a_record_or_a_file(config, tmp_path):
         record = x.sources[split][7]
         np.testing.assert_array_equal(record["style"], picture)
         assert record["image"].shape == (28, 28, 1)
-    data.images.from_pixels(np.full((20, 12, 3), 7, np.uint8)).save(tmp_path / "style.png")
+    data.images.from_pixels(np.full((28, 28, 3), 7, np.uint8)).save(tmp_path / "style.png")
     x = experiment.make(config(data={"style": str(tmp_path / "style.png")}))
-    assert x.sources["train"][0]["style"].shape == (20, 12, 1)
+    assert x.sources["train"][0]["style"].shape == (28, 28, 1)
+    data.images.from_pixels(np.full((20, 12, 3), 7, np.uint8)).save(tmp_path / "other.png")
+    with pytest.raises(ConfigError, match=r"config.frozen.eye: .*shape \(100, 16\).*image_shape="):
+        experiment.make(config(data={"style": str(tmp_path / "other.png")}))  # a dense layer takes one size alone
     with pytest.raises(DataError, match=r"no\.png"):
         experiment.make(config(data={"style": str(tmp_path / "no.png")}))
     with pytest.raises(ConfigError, match=r"config.data.style: expected a file or a record, 0 to 1,999, got 2000"):

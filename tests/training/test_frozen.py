@@ -136,7 +136,7 @@ def test_small_gray_pictures_become_those_of_the_row(config):
     [
         ({}, {}, r"no network 'eye': say frozen=dict\(eye="),
         ({"eyes": RANDOM["eye"]}, {}, r"no network 'eye': did you mean 'eyes'"),
-        (RANDOM, {"layers": ("conv1", "conv9")}, r"the frozen network 'eye': no layer 'conv9', the nearest are conv"),
+        (RANDOM, {"layers": ("conv1", "conv9")}, r"config.frozen.eye: no layer 'conv9', the nearest are conv"),
         (RANDOM, {"layers": ()}, r"network and layers go together"),
         ({"eye": {}}, {}, r"config.frozen.eye needs weights="),
         ({"eye": {"wieghts": "a"}}, {}, r"config.frozen.eye has no key 'wieghts': did you mean 'weights'"),
