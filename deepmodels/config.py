@@ -28,6 +28,10 @@ DEFAULTS: dict[str, Any] = {
     "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
     # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides}, see deepmodels.training.lora
     "lora": None,
+    # networks that don't train, by name, each {"weights": "runs/lenet5", ...}, see deepmodels.training.frozen
+    "frozen": {},
+    # {"network": one of them, "samples": 2000}: what the model samples is judged, see deepmodels.training.judging
+    "judge": None,
     "augment": {},  # function name -> its arguments, see deepmodels.augment
     # {"target": 0.6, "images": 500_000}: what a discriminator sees is augmented, see deepmodels.training.step
     "adaptive_augment": None,
@@ -41,6 +45,17 @@ DEFAULTS: dict[str, Any] = {
 }
 
 LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None}
+FROZEN = {
+    "weights": None,  # the folder of a run, or as for init; None for a network as it is drawn at random
+    "model": None,  # if the weights aren't of a run
+    "source": None,  # as for init
+    "revision": None,
+    "cast": False,
+    "mean": None,  # that it normalises by: by default as its run did, or as its model's row says, or as this run does
+    "std": None,
+    "image_shape": None,  # (height, width, channels) of the pictures it is shown; by default as this run has them
+}
+JUDGE = {"network": "judge", "samples": 2_000}
 # metrics: of deepmodels.evaluation.WRITTEN; the others are arguments of deepmodels.sampling.beam_search
 DECODE = {"metrics": (), "beam_size": 4, "length_penalty": 0.6}
 ADAPTIVE = {"target": 0.6, "images": 500_000}
@@ -99,17 +114,19 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
     defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
-    defaults |= {"lora": LORA, "early_stopping": EARLY_STOPPING, "decode": DECODE, "adaptive_augment": ADAPTIVE}
+    defaults |= {"lora": LORA, "judge": JUDGE, "early_stopping": EARLY_STOPPING, "decode": DECODE}
+    defaults |= {"adaptive_augment": ADAPTIVE}
     for key, values in defaults.items():
         section = result[key]
         if section is None and DEFAULTS[key] is None:
             continue
-        if not isinstance(section, dict):
-            raise ConfigError(f"config.{key} is a section with the keys {', '.join(values)}, got {section!r}")
-        for name in section:
-            if name not in values:
-                raise ConfigError(f"config.{key} has no key {name!r}: {nearest(name, values)}")
-        result[key] = values | section
+        result[key] = _section(key, section, values)
+    if not isinstance(result["frozen"], dict):
+        raise ConfigError(f"config.frozen is a section of networks by name, got {result['frozen']!r}")
+    result["frozen"] = {name: _section(f"frozen.{name}", section, FROZEN) for name, section in result["frozen"].items()}
+    for name, section in result["frozen"].items():
+        if section["model"] is not None and (not isinstance(section["model"], dict) or "name" not in section["model"]):
+            raise ConfigError(f"config.frozen.{name}.model needs a 'name', got {section['model']!r}")
     for key in ("model", "objective", "data", "optimizer"):
         if not isinstance(result[key], dict) or not isinstance(result[key].get("name"), str):
             raise ConfigError(f"config.{key} needs a 'name', got {result[key]!r}")
@@ -127,6 +144,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     for key in ("keep", "early_stopping"):
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
+    if result["judge"] is not None:
+        _positive("config.judge.samples", result["judge"]["samples"])
     if result["lora"] is not None:
         _positive("config.lora.rank", result["lora"]["rank"])
         if result["optimizer"].get("freeze"):
@@ -232,6 +251,16 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "null": None}.get(text, text)
+
+
+def _section(name: str, section: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with what it doesn't say from `values`, which are all that it may say."""
+    if not isinstance(section, dict):
+        raise ConfigError(f"config.{name} is a section with the keys {', '.join(values)}, got {section!r}")
+    for key in section:
+        if key not in values:
+            raise ConfigError(f"config.{name} has no key {key!r}: {nearest(key, values)}")
+    return dict(values) | section
 
 
 def _positive(name: str, value: Any) -> None:

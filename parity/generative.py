@@ -3,7 +3,7 @@
 They are what their authors' code has, written anew: PyTorch's example of DCGAN; pix2pix and CycleGAN; the package
 DALL-E; and the VAE of Kingma & Welling, which has no circulating names. Each is a `ModuleDict` of its networks, which
 called with a batch, images (B, H, W, C) or latents (B, D), gives all that they make of it end to end, flattened: the
-ledger says of what. Importing this file needs nothing.
+ledger says of what. Fast style transfer is a network alone. Importing this file needs nothing.
 """
 
 import oracles
@@ -133,6 +133,53 @@ def vae(pixels: int, hidden_size: int, latent_size: int):
         return mean, networks["log_var"](hidden), networks["up0"](networks["up1"](mean).tanh())
 
     return _networks(layers, made)
+
+
+def fast_style(channels: int = 32):
+    """Returns the network of PyTorch's example of fast style transfer, under its names, enlivened."""
+    torch = oracles.import_torch()
+    nn, c = torch.nn, channels
+
+    class Layer(nn.Module):
+        def __init__(self, fed, channels, size, stride=1, enlarge=1):
+            super().__init__()
+            self.before = nn.Sequential(nn.Upsample(scale_factor=enlarge), nn.ReflectionPad2d(size // 2))
+            self.conv2d = nn.Conv2d(fed, channels, size, stride)
+
+        def forward(self, x):
+            return self.conv2d(self.before(x))
+
+    class Block(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.conv1, self.conv2 = (Layer(channels, channels, 3) for _ in range(2))
+            self.in1, self.in2 = (nn.InstanceNorm2d(channels, affine=True) for _ in range(2))
+
+        def forward(self, x):
+            return x + self.in2(self.conv2(torch.relu(self.in1(self.conv1(x)))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2, self.conv3 = Layer(3, c, 9), Layer(c, 2 * c, 3, 2), Layer(2 * c, 4 * c, 3, 2)
+            for i, width in enumerate((c, 2 * c, 4 * c, 2 * c, c)):
+                setattr(self, f"in{i + 1}", nn.InstanceNorm2d(width, affine=True))
+            for i in range(5):
+                setattr(self, f"res{i + 1}", Block(4 * c))
+            self.deconv1, self.deconv2 = Layer(4 * c, 2 * c, 3, enlarge=2), Layer(2 * c, c, 3, enlarge=2)
+            self.deconv3 = Layer(c, 3, 9)
+
+        def forward(self, x):
+            for i in range(3):
+                x = torch.relu(getattr(self, f"in{i + 1}")(getattr(self, f"conv{i + 1}")(x)))
+            for i in range(5):
+                x = getattr(self, f"res{i + 1}")(x)
+            for i in range(2):
+                x = torch.relu(getattr(self, f"in{i + 4}")(getattr(self, f"deconv{i + 1}")(x)))
+            return self.deconv3(x)
+
+    torch.manual_seed(0)
+    return oracles.enliven(Model())
 
 
 def _networks(networks: dict, made):

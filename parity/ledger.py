@@ -220,6 +220,22 @@ def compare_recurrent(name: str) -> dict[str, Any]:
     )
 
 
+def compare_style(name: str) -> dict[str, Any]:
+    """Returns the row of fast style transfer, against the layers of PyTorch's example."""
+    model, theirs, images = models.create(name), generative.fast_style(), pixels(1, SMALL)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "style"), abstract)
+    return against_torch(
+        name,
+        f"{SMALL}x{SMALL}x3",
+        variables,
+        theirs,
+        lambda v, x: model.apply(v, x)["stylised"],
+        lambda x: theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1),
+        images,
+    )
+
+
 def compare_transformer(name: str) -> dict[str, Any]:
     """Returns the row of the Transformer of 2017 with biases in its attention, against torch's layers."""
     model = models.create(name, attention_bias=True, epsilon=1e-5)
@@ -335,6 +351,7 @@ OF_TORCH = {
     "transformer_base": compare_transformer,
     "seq2seq_2014": compare_seq2seq,
     **dict.fromkeys(GENERATIVE, compare_generative),
+    "fast_style": compare_style,
 }
 
 

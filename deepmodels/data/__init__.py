@@ -13,6 +13,7 @@ from deepmodels.data.pipeline import batches as batches
 from deepmodels.data.pipeline import evaluation_batches as evaluation_batches
 from deepmodels.data.sources import ArraySource as ArraySource
 from deepmodels.data.sources import Source as Source
+from deepmodels.data.sources import StyledSource as StyledSource
 from deepmodels.data.sources import SubsetSource as SubsetSource
 from deepmodels.data.sources import UnpairedSource as UnpairedSource
 from deepmodels.data.sources import gather as gather

@@ -147,6 +147,24 @@ class UnpairedSource:
         return {"image": self._source[int(first[number])]["image"], "other": self._source[int(other)]["image"]}
 
 
+class StyledSource:
+    """The records of another source, and in each one more picture, the same in all: "style".
+
+    Args:
+      source: records with an "image" each.
+      style: uint8 (H, W, C).
+    """
+
+    def __init__(self, source: Source, style: np.ndarray):
+        self._source, self._style = source, style
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[index] | {"style": self._style}
+
+
 def _labels(what: str, source: Source, wanted: Sequence[int]) -> np.ndarray:
     """The label of each record."""
     if "label" not in source[0] or np.ndim(source[0]["label"]):

@@ -7,6 +7,7 @@ from deepmodels.evaluation.images import (
     kernel_distance,
     precision_recall,
     psnr,
+    recognition,
     ssim,
 )
 from deepmodels.evaluation.language import (
@@ -42,6 +43,7 @@ __all__ = [
     "precision_recall",
     "predict",
     "psnr",
+    "recognition",
     "score_continuations",
     "sequence_accuracy",
     "ssim",

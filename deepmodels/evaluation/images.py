@@ -9,6 +9,8 @@ import numpy as np
 
 from deepmodels.errors import ConfigError, ShapeError
 
+NEIGHBOURS = 3  # the rank of the neighbour that is near
+
 
 def psnr(images: np.ndarray, references: np.ndarray, peak: float = 1.0) -> np.ndarray:
     """Returns the peak signal-to-noise ratio of each picture in dB, (B,); infinite where the two are the same.
@@ -113,7 +115,7 @@ def kernel_distance(features: np.ndarray, references: np.ndarray) -> float:
     return float(within(one) + within(other) - 2 * kernel(one, other).mean())
 
 
-def precision_recall(features: np.ndarray, references: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(features: np.ndarray, references: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
     """Returns the shares of the pictures among the real ones, and of the real ones among the pictures.
 
     Kynkäänniemi, Karras, Laine, Lehtinen & Aila (2019), arXiv:1904.06991: a picture is among others if it is no
@@ -142,6 +144,21 @@ def precision_recall(features: np.ndarray, references: np.ndarray, neighbours: i
         return float((distances(x, of) <= radius[None]).any(1).mean())
 
     return share(one, other), share(other, one)
+
+
+def recognition(probabilities: np.ndarray) -> dict[str, float]:
+    """Returns "recognised", how sure a classifier is, and "classes", as of how many classes it takes pictures.
+
+    The mean of the largest probability, and the exponential of the entropy of the mean prediction, 1 to K. The two
+    sides of Salimans et al. (2016), arXiv:1606.03498, section 4, whose score is one number for both.
+
+    Args:
+      probabilities: (N, K) of N pictures.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    mean = probabilities.mean(0)
+    entropy = -(mean * np.log(mean, out=np.zeros_like(mean), where=mean > 0)).sum()
+    return {"recognised": float(probabilities.max(1).mean()), "classes": float(np.exp(entropy))}
 
 
 def _pair(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,6 +33,7 @@ from deepmodels.models import (
     recurrent,
     resnet,
     seq2seq,
+    style,
     super_resolution,
     t5,
     transformer,
@@ -78,6 +79,7 @@ MODELS: dict[str, Variant] = {
     **gan.VARIANTS,
     **translation.VARIANTS,
     **super_resolution.VARIANTS,
+    **style.VARIANTS,
 }
 
 

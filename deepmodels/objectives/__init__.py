@@ -1,8 +1,9 @@
 """Objectives: pure functions (forward, batch, key, **hyperparameters) -> (loss, (metrics, variables)).
 
 `forward(*inputs, key=key, **named)` runs the model with its parameters bound and returns (outputs, new variables). An
-objective calls it first with what the model takes of the batch, and most don't call it again. The same function trains
-and evaluates; metrics are means over the batch's real examples, or a `Mean` over what else it weighs.
+objective calls it first with what the model takes of the batch, and most don't call it again. With `network=name` it
+runs a frozen network of the config instead. The same function trains and evaluates; metrics are means over the batch's
+real examples, or a `Mean` over what else it weighs.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from deepmodels.objectives.language import (
     span_extraction,
     token_classification,
 )
+from deepmodels.objectives.perceptual import style_transfer
 from deepmodels.objectives.reconstruction import masked_reconstruction, reconstruction
 from deepmodels.objectives.regression import regression
 from deepmodels.objectives.segmentation import segmentation
@@ -56,6 +58,7 @@ OBJECTIVES: dict[str, Callable] = {
     "sequence_to_sequence": sequence_to_sequence,
     "span_corruption": span_corruption,
     "span_extraction": span_extraction,
+    "style_transfer": style_transfer,
     "super_resolution": super_resolution,
     "token_classification": token_classification,
     "up_down": up_down,

@@ -3,64 +3,95 @@
 Two-player ones are called as `adversarial` is, with the player whose loss it is.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from deepmodels.errors import ConfigError, ShapeError, unknown
 from deepmodels.objectives.adversarial import LOSSES, _per_example, check_player, of_player
 from deepmodels.objectives.classification import Batch, _at_least_float32, _mean
+from deepmodels.objectives.perceptual import feature_distance
 from deepmodels.objectives.reconstruction import _noise_key, _psnr
 
 Array = jax.Array
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def super_resolution(forward, batch: Batch, key: Array | None, *, factor: int = 4):
-    """Squared error of pictures made of smaller ones, which are the true ones shrunk: SRResNet's loss.
+def super_resolution(
+    forward,
+    batch: Batch,
+    key: Array | None,
+    *,
+    factor: int = 4,
+    network: str | None = None,
+    layers: Sequence[str] = (),
+    pixel_weight: float = 1.0,
+    feature_weight: float = 1.0,
+):
+    """Squared error of pictures made of smaller ones, which are the true ones shrunk: of pixels, of features, or both.
 
-    Ledig et al. (2017), arXiv:1609.04802, equation 4.
+    Ledig et al. (2017), arXiv:1609.04802, equations 4 and 5; Johnson, Alahi & Fei-Fei (2016), arXiv:1603.08155.
 
     Args:
       forward: `forward(images, key=key)` returns a dict of "reconstruction" (B, H, W, C) of images (B, H / factor,
-        W / factor, C), and the model's new variables.
+        W / factor, C), and the model's new variables; `forward(images, network=network, layers=layers)` a dict of maps.
       batch: "image" (B, H, W, C) floats in [0, 1]; optionally "example_mask" (B,) of 0 and 1.
       key: randomness of the forward pass, or None.
       factor: how many times smaller the side is that the model sees, bicubic and averaged.
+      network: the frozen network whose features are compared; None for none.
+      layers: those of its layers.
+      pixel_weight: of the pixels' squared error.
+      feature_weight: of the features', if there is a network.
 
     Returns:
-      The loss, and a pair of the metrics (loss; psnr in dB; bicubic_psnr, of what bicubic interpolation makes of the
-      same) and the new variables.
+      The loss, and a pair of the metrics (loss; with a network features, their squared error; psnr in dB; bicubic_psnr,
+      of what bicubic interpolation makes of the same) and the new variables.
 
     Raises:
-      ConfigError: the factor doesn't divide the pictures.
+      ConfigError: the factor doesn't divide the pictures, there is no such network or layer, or layers without network.
     """
+    content = _content_of(forward, factor, network, layers, pixel_weight, feature_weight)
     outputs, variables = forward(shrink(batch["image"], factor), key=key)
-    loss, metrics = _content(outputs["reconstruction"], batch, factor)
+    loss, metrics = content(outputs["reconstruction"], batch)
     return loss, ({"loss": loss, **metrics}, variables)
 
 
 def adversarial_super_resolution(
-    forward, batch: Batch, key: Array | None, *, player: str | None = None, factor: int = 4, weight: float = 1e-3
+    forward,
+    batch: Batch,
+    key: Array | None,
+    *,
+    player: str | None = None,
+    factor: int = 4,
+    weight: float = 1e-3,
+    network: str | None = None,
+    layers: Sequence[str] = (),
+    pixel_weight: float = 1.0,
+    feature_weight: float = 1.0,
 ):
-    """The losses of SRGAN with the squared error as its content, "SRGAN-MSE" in the paper's table 1.
+    """The losses of SRGAN: with the squared error as its content "SRGAN-MSE" in the paper's table 1, or with features.
 
     Args:
       forward: `forward(images, target=target, key=key)` returns a dict of "reconstruction", "real_logits" and
-        "fake_logits" (B,) as `models.super_resolution.SRGAN` does, and the model's new variables.
+        "fake_logits" (B,) as `models.super_resolution.SRGAN` does, and the model's new variables; with a network as
+        for `super_resolution`.
       batch: as for `super_resolution`.
       key: as for `super_resolution`.
       player: "discriminator", "generator", or None for the sum.
       factor: as for `super_resolution`.
       weight: of the generator's adversarial loss: equation 3.
+      network, layers, pixel_weight, feature_weight: of the content, as for `super_resolution`.
 
     Returns:
-      The loss of the player, and a pair of the metrics (discriminator_loss; generator_loss, content, psnr,
-      bicubic_psnr) and the new variables.
+      The loss of the player, and a pair of the metrics (discriminator_loss; generator_loss, content, with a network
+      features, psnr, bicubic_psnr) and the new variables.
 
     Raises:
-      ConfigError: the factor doesn't divide the pictures, or the player is unknown.
+      ConfigError: the player is unknown, or as for `super_resolution`.
     """
     check_player(player)
+    content_of = _content_of(forward, factor, network, layers, pixel_weight, feature_weight)
     outputs, variables = forward(shrink(batch["image"], factor), target=batch["image"], key=key)
     dtype = _at_least_float32(batch["image"].dtype)
     of_critic, of_generator = LOSSES["non_saturating"]
@@ -71,7 +102,7 @@ def adversarial_super_resolution(
         return value, {"discriminator_loss": value}
 
     def generator():
-        content, measures = _content(outputs["reconstruction"], batch, factor)
+        content, measures = content_of(outputs["reconstruction"], batch)
         value = content + weight * _mean(of_generator(fake), batch)
         return value, {"generator_loss": value, "content": content, **measures}
 
@@ -91,7 +122,25 @@ def shrink(images: Array, factor: int) -> Array:
     return jax.image.resize(images, (batch, height // factor, width // factor, channels), "cubic")
 
 
-def _content(made: Array, batch: Batch, factor: int) -> tuple[Array, dict[str, Array]]:
+def _content_of(
+    forward, factor: int, network: str | None, layers: Sequence[str], pixel_weight: float, feature_weight: float
+) -> Callable[[Array, Batch], tuple[Array, dict[str, Array]]]:
+    """The part of a loss that compares a picture with the true one, by pixels, features or both."""
+    if (network is None) != (len(layers) == 0):
+        raise ConfigError(f"network and layers go together, got network={network!r} and layers={tuple(layers)}")
+
+    def content(made: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        error, metrics = _pixels(made, batch, factor)
+        if network is None:
+            return pixel_weight * error, metrics
+        looked, target = (forward(x, network=network, layers=layers)[0] for x in (made, batch["image"]))
+        distance = _mean(feature_distance(looked, target), batch)
+        return pixel_weight * error + feature_weight * distance, {"features": distance, **metrics}
+
+    return content
+
+
+def _pixels(made: Array, batch: Batch, factor: int) -> tuple[Array, dict[str, Array]]:
     dtype = _at_least_float32(batch["image"].dtype)
     made, target = made.astype(dtype), batch["image"].astype(dtype)
     if made.shape != target.shape:

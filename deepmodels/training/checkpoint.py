@@ -31,6 +31,39 @@ def saved_steps(workdir: str | Path) -> list[int]:
     return sorted(int(path.name) for path in Path(workdir, "checkpoints").glob("*") if path.name.isdigit())
 
 
+def best_step(evaluations: list[dict[str, float]], keep: Mapping[str, Any]) -> int | None:
+    """Returns the step of the evaluation that is best by the metric `keep.best`, the first of equals; None without one.
+
+    Args:
+      evaluations: dicts of "step" and metrics.
+      keep: `best`, a metric's name or None, and `mode`, "min" or "max".
+    """
+    if keep["best"] is None or not evaluations:
+        return None
+    sign = {"min": 1, "max": -1}[keep["mode"]]
+    return min(evaluations, key=lambda values: sign * values[keep["best"]])["step"]
+
+
+def chosen_step(workdir: str | Path) -> int:
+    """Returns the step of a run's best checkpoint where config.keep.best names a metric, or else of the last.
+
+    Raises:
+      CheckpointError: there is none, or the last can't be read.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    steps = saved_steps(workdir)
+    if not steps:
+        raise CheckpointError(f"{workdir} has no checkpoint yet")
+    try:
+        folder = Path(workdir, "checkpoints", str(steps[-1])).absolute()
+        record = ocp.checkpointables_metadata(folder).custom_metadata["record"]
+        best = best_step(record["evaluations"], record["config"]["keep"])
+    except Exception as error:  # orbax raises whatever its layers do
+        raise CheckpointError(f"{workdir}: the checkpoint of step {steps[-1]} can't be read: {error}") from error
+    return best if best in steps else steps[-1]
+
+
 class Checkpoints:
     """The checkpoints of one run, in the folders `checkpoints` and, set aside, `damaged` of its workdir."""
 

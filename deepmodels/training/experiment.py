@@ -17,7 +17,8 @@ from deepmodels import augment, data, loading, models, objectives, parallel, tok
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
-from deepmodels.training import lora
+from deepmodels.training import frozen, lora
+from deepmodels.training.frozen import FROZEN, Network
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import (
     Adaptive,
@@ -29,6 +30,7 @@ from deepmodels.training.step import (
     make_train_step,
     master_dtype,
 )
+from deepmodels.trees import PyTree
 
 PIPELINE = (
     "name",
@@ -40,6 +42,7 @@ PIPELINE = (
     "validation_size",
     "held_out",
     "unpaired",
+    "style",
     "buckets",
 )
 
@@ -59,6 +62,7 @@ class Experiment(NamedTuple):
     abstract: TrainState  # shapes, dtypes and shardings
     init: Callable[..., TrainState]  # makes the first state, or all of it but the leaves given, where they belong
     freeze: str | None  # pattern of the parameters that don't train
+    frozen: dict[str, Network]  # other networks, by name, none of which trains
 
 
 def make(config: Mapping[str, Any]) -> Experiment:
@@ -70,6 +74,8 @@ def make(config: Mapping[str, Any]) -> Experiment:
       ShapeError: the model can't take the data's records.
     """
     config = configs.complete(config)
+    frozen.complete(config.frozen)
+    networks = frozen.networks(config)
     mesh = parallel.make_mesh(config.mesh)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate * config.critic_steps)
     model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
@@ -90,10 +96,22 @@ def make(config: Mapping[str, Any]) -> Experiment:
     )
 
     def init_state(given: Mapping[str, jax.Array] | None = None) -> TrainState:
-        key = jax.random.key(config.seed)
+        init_key = key = jax.random.key(config.seed)
         example = {name: jnp.zeros(array.shape, array.dtype) for name, array in _example(sources["train"]).items()}
         example = cast_floats(prepare(example, None), jnp.dtype(jnp.float32))  # as Linen makes parameters
-        _, variables = call_model(objective, partial(_init_with_output, model, key), example).result
+        looked_through = {
+            name: network.init(jax.random.fold_in(key, 2 + number), example.get("image"))
+            for number, (name, network) in enumerate(networks.items())
+        }
+        others = bind(model, {}, {FROZEN: looked_through}, train=False, frozen=networks)
+
+        def forward(*inputs, key=None, network=None, **named):
+            if network is not None:
+                return others(*inputs, network=network, **named)
+            return model.init_with_output(init_key, *inputs, **named)
+
+        _, variables = call_model(objective, forward, example).result
+        variables = dict(variables) | ({FROZEN: looked_through} if networks else {})
         if given:
             variables = trees.map_named(lambda name, leaf: given.get(name, leaf), variables)
         variables = dict(cast_floats(variables, dtype))
@@ -115,10 +133,12 @@ def make(config: Mapping[str, Any]) -> Experiment:
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
     whole = NamedSharding(mesh, PartitionSpec())
     places = parallel.shardings(shapes.params, mesh)
+    own = {name: tree for name, tree in shapes.variables.items() if name != FROZEN}
     shardings = TrainState(
         whole,
         places,
-        parallel.shardings_like(shapes.variables, shapes.params, places, mesh),
+        parallel.shardings_like(own, shapes.params, places, mesh)
+        | {name: parallel.shardings(tree, mesh) for name, tree in shapes.variables.items() if name == FROZEN},
         parallel.shardings_like(shapes.opt_state, shapes.params, places, mesh),
     )
     abstract = jax.tree.map(
@@ -126,31 +146,32 @@ def make(config: Mapping[str, Any]) -> Experiment:
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings), freeze,
+        jax.jit(init_state, out_shardings=shardings), freeze, networks,
     )  # fmt: skip
 
 
 def pretrained(x: Experiment) -> dict[str, jax.Array]:
-    """Returns the leaves that `config.init` takes from a file or the hub, each where it belongs; none without weights.
+    """Returns the leaves that the config takes from files or the hub, each where it belongs; none without weights.
 
-    They are named with their collection, "params/stem_conv/kernel", and are an argument of `x.init`.
+    They are those of `config.init` and of `config.frozen`, named with their collection, "params/stem_conv/kernel" or
+    "frozen/judge/params/conv1/kernel", and are an argument of `x.init`.
 
     Raises:
       WeightsError: the weights aren't there, can't be read, or don't fit the model.
-      ConfigError: an argument of `config.init` is wrong.
+      ConfigError: an argument of `config.init` or of `config.frozen` is wrong.
     """
     section = dict(x.config.init)
     weights = section.pop("weights")
-    if weights is None:
-        return {}
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
     own = {name: tree for name, tree in x.abstract.variables.items() if name != "augmentation"}  # not the model's
     places = {"params": lora.without(x.abstract.params), **own}
-    try:
-        arrays = loading.read_leaves(x.config.model.name, places, weights, **section)
-    except (WeightsError, ConfigError) as error:
-        raise type(error)(f"config.init: {error}") from error
     slots = trees.flatten(places)
+    arrays = frozen.pretrained(x.config, places.pop(FROZEN, {}))
+    if weights is not None:
+        try:
+            arrays |= loading.read_leaves(x.config.model.name, places, weights, **section)
+        except (WeightsError, ConfigError) as error:
+            raise type(error)(f"config.init: {error}") from error
     return {
         name: jax.make_array_from_callback(array.shape, slots[name].sharding, array.__getitem__)
         for name, array in arrays.items()
@@ -174,7 +195,7 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
             batch = augmentation(jax.random.fold_in(key, 1), batch)
         elif crop_size is not None:
             batch = batch | {"image": augment.center_crop(batch["image"], crop_size)}
-        pictures = [name for name in ("image", "target", "other") if name in batch and batch[name].ndim == 4]
+        pictures = [name for name in ("image", "target", "other", "style") if name in batch and batch[name].ndim == 4]
         return batch | {name: augment.normalize(batch[name], mean, std) for name in pictures}
 
     return prepare
@@ -188,7 +209,7 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
     """
     config = x.config
-    named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare)
+    named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
             named["adaptive"] = Adaptive(**config.adaptive_augment)
@@ -209,6 +230,11 @@ def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarr
         process_count=jax.process_count(),
         threads=x.config.data.get("threads"),
     )
+
+
+def evaluating(x: Experiment, params: PyTree, variables: PyTree) -> Callable:
+    """Returns `forward`, as objectives take it, of an experiment's model in evaluation mode; see `bind`."""
+    return bind(x.model, params, variables, train=False, frozen=x.frozen)
 
 
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
@@ -236,7 +262,7 @@ def _score_step(x: Experiment) -> Callable:
 
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        forward = bind(x.model, params, variables, train=False)
+        forward = evaluating(x, params, variables)
 
         def score(record):
             return x.objective(forward, jax.tree.map(lambda value: value[None], record), None)[0]
@@ -257,7 +283,7 @@ def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
 
     def inputs(params, variables, batch):
         batch = cast_floats(x.prepare(batch, None), jnp.dtype(jnp.float32))
-        return call_model(x.objective, bind(x.model, params, variables, train=False), batch).inputs
+        return call_model(x.objective, evaluating(x, params, variables), batch).inputs
 
     return list(jax.eval_shape(inputs, x.abstract.params, x.abstract.variables, _example(x.sources["train"])))
 
@@ -265,7 +291,7 @@ def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
 def _evaluation_step(x: Experiment) -> Callable:
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        return x.objective(bind(x.model, params, variables, train=False), batch, None)[1][0]
+        return x.objective(evaluating(x, params, variables), batch, None)[1][0]
 
     return step
 
@@ -276,7 +302,7 @@ def make_prediction(x: Experiment) -> Callable:
     @jax.jit
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        logits, _ = call_model(x.objective, bind(x.model, params, variables, train=False), batch).result
+        logits, _ = call_model(x.objective, evaluating(x, params, variables), batch).result
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     return step
@@ -292,7 +318,7 @@ def make_reading(x: Experiment) -> Callable:
     @jax.jit
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        call = call_model(x.objective, bind(x.model, params, variables, train=False), batch)
+        call = call_model(x.objective, evaluating(x, params, variables), batch)
         outputs = call.result[0]
         logits = outputs.get("masked_lm") if isinstance(outputs, dict) else outputs
         if hasattr(logits, "hidden"):  # what the objective projects in chunks
@@ -335,10 +361,6 @@ def call_model(objective: Callable, forward: Callable, batch: Mapping[str, jax.A
 
     objective(listening, batch, None)
     return calls[0]
-
-
-def _init_with_output(model: nn.Module, init_key: jax.Array, *inputs, key: jax.Array | None = None, **named):
-    return model.init_with_output(init_key, *inputs, **named)
 
 
 def _example(source: data.Source) -> dict[str, jax.ShapeDtypeStruct]:
@@ -399,8 +421,22 @@ def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...
         sources |= {split: data.without(sources[split], held_out) for split in splits if split != "test"}
     if unpaired := tuple(config.data.get("unpaired", ())):
         sources = {split: data.UnpairedSource(source, unpaired, split == "train") for split, source in sources.items()}
+    if (style := config.data.get("style")) is not None:
+        picture = _style(style, sources["train"])
+        sources = {split: data.StyledSource(source, picture) for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
+
+
+def _style(style: str | int, source: data.Source) -> np.ndarray:
+    """The picture of `config.data.style`, a file or the number of a training record."""
+    if "image" not in source[0]:
+        raise ConfigError("config.data.style is for data of pictures")
+    if not isinstance(style, int):
+        return data.decode_image(style, np.shape(source[0]["image"])[-1])
+    if not 0 <= style < len(source):
+        raise ConfigError(f"config.data.style: expected a file or a record, 0 to {len(source) - 1:,}, got {style}")
+    return source[style]["image"]
 
 
 def _check_players(config: ConfigDict, model: nn.Module) -> None:

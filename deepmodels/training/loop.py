@@ -22,11 +22,12 @@ from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
-from deepmodels.training import decoding, experiment, lora
-from deepmodels.training.checkpoint import Checkpoints, saved_steps
+from deepmodels.training import decoding, experiment, judging, lora
+from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
+from deepmodels.training.frozen import FROZEN
 from deepmodels.training.optimizer import averaged_params
 from deepmodels.training.pictures import make_pictures
 from deepmodels.training.progress import Progress
@@ -75,6 +76,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     x = experiment.make(config)
     config, every = x.config, x.config.every
     watched = "validation" if "validation" in x.sources else "test"
+    judging.check(x)
     _check_metrics(x, watched)
     if config.decode is not None:
         decoding.check(x)
@@ -85,8 +87,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     restored = checkpoints.restore(x.abstract)
     if restored is None:
         state, evaluations = x.init(given), []
-        if given:
-            say(_origins(x, given))
+        for line in _origins(x, given):
+            say(line)
     else:
         state, evaluations = restored.state, restored.record["evaluations"]
         for line in restored.damaged:
@@ -105,7 +107,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
     compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
     places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     train_step = compiled(experiment.make_step(x, compiled.axis_name), x.mesh, places)
-    evaluate_on, draw = experiment.make_evaluation(x), make_pictures(x)
+    evaluate_on, draw = judging.judged(x, experiment.make_evaluation(x)), make_pictures(x)
     state = train_step.enter(state)
     meter = Meter(x)
 
@@ -187,7 +189,8 @@ def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = Non
     x = experiment.make(read_config(workdir))
     if split not in x.sources:
         raise ConfigError(f"the run has no split {split!r}: {nearest(split, x.sources)}")
-    return _tested(x, experiment.make_evaluation(x), split, _restored(x, Path(workdir), step))[0]
+    evaluate_on = judging.judged(x, experiment.make_evaluation(x))
+    return _tested(x, evaluate_on, split, _restored(x, Path(workdir), step))[0]
 
 
 def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module, PyTree, Tokenizer | None]:
@@ -207,7 +210,8 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
     x = experiment.make(read_config(workdir))
     state = _restored(x, Path(workdir), step)
     params = lora.merge(averaged_params(state.params, state.opt_state))
-    return x.model, {"params": params, **state.variables}, getattr(x.sources["train"], "tokenizer", None)
+    variables = {name: tree for name, tree in state.variables.items() if name != FROZEN}
+    return x.model, {"params": params, **variables}, getattr(x.sources["train"], "tokenizer", None)
 
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
@@ -297,19 +301,6 @@ class _Clock:
         self._report(time.monotonic() - self._start)
 
 
-def best_step(evaluations: list[dict[str, float]], keep: Mapping[str, Any]) -> int | None:
-    """Returns the step of the evaluation that is best by the metric `keep.best`, the first of equals; None without one.
-
-    Args:
-      evaluations: dicts of "step" and metrics.
-      keep: `best`, a metric's name or None, and `mode`, "min" or "max".
-    """
-    if keep["best"] is None or not evaluations:
-        return None
-    sign = {"min": 1, "max": -1}[keep["mode"]]
-    return min(evaluations, key=lambda values: sign * values[keep["best"]])["step"]
-
-
 def should_stop(evaluations: list[dict[str, float]], early_stopping: Mapping[str, Any] | None) -> bool:
     """Returns whether the last `patience` evaluations brought no improvement of the metric.
 
@@ -328,7 +319,7 @@ def _check_metrics(x: Experiment, watched: str) -> None:
     if x.config.early_stopping is not None:
         asked["config.early_stopping.metric"] = x.config.early_stopping.metric
     asked = {name: metric for name, metric in asked.items() if metric is not None}
-    known = [f"{watched}/{name}" for name in experiment.metric_names(x)] if asked else []
+    known = [f"{watched}/{name}" for name in (*experiment.metric_names(x), *judging.metric_names(x))] if asked else []
     for name, metric in asked.items():
         if metric not in known:
             hint = "; set config.data.validation_size for a validation split" if watched == "test" else ""
@@ -344,14 +335,25 @@ def _headline(x: Experiment) -> str:
     )
 
 
-def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> str:
-    """Which leaves of the first state came from a file, and which are new."""
-    leaves = trees.flatten({"params": x.abstract.params, **x.abstract.variables})
+def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> list[str]:
+    """Which leaves of the first state came from a file, and which are new; then the same of each frozen network."""
+    variables = dict(x.abstract.variables)
+    others = variables.pop(FROZEN, {})
+    lines = [
+        f"frozen {name}: {x.config.frozen[name].model.name}, {trees.count(tree):,} numbers, "
+        f"from {x.config.frozen[name].weights or 'nowhere: they are random'}"
+        for name, tree in others.items()
+    ]
+    if x.config.init.weights is None:
+        return lines
+    leaves = trees.flatten({"params": x.abstract.params, **variables})
+    given = {name: leaf for name, leaf in given.items() if name in leaves}
     new = [f"{name.partition('/')[2]} {list(leaf.shape)}" for name, leaf in leaves.items() if name not in given]
-    return (
+    return [
         f"{x.config.init.weights}: {len(given):,} of {len(leaves):,} leaves, {trees.count(dict(given)):,} numbers; "
-        f"new at random: {', '.join(new) or 'none'}"
-    )
+        f"new at random: {', '.join(new) or 'none'}",
+        *lines,
+    ]
 
 
 def _adapter(x: Experiment, path: Path, state: TrainState) -> str:

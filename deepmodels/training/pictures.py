@@ -10,14 +10,19 @@ import numpy as np
 from deepmodels.data import gather
 from deepmodels.models.mae import patchify, unpatchify
 from deepmodels.models.vae import interpolate, traverse
-from deepmodels.training.experiment import Experiment, call_model
-from deepmodels.training.step import bind, cast_floats, dtype_of
+from deepmodels.training.experiment import Experiment, call_model, evaluating
+from deepmodels.training.step import cast_floats, dtype_of
 from deepmodels.trees import PyTree
 
 _SIDE = 8  # pictures in a row of a grid
 _ROWED = 16  # codes at most of which each number is walked along
 _GAP = 2  # pixels between pictures
-_NAMES = {"reconstruction": "reconstructions", "fake": "translations", "patches": "fillings"}
+_NAMES = {
+    "reconstruction": "reconstructions",
+    "fake": "translations",
+    "patches": "fillings",
+    "stylised": "stylised",
+}
 
 
 def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndarray]] | None:
@@ -27,7 +32,8 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     - "reconstructions": of 8 pictures of the test split in three rows: as they are, as the model saw them, and what it
       made of them, of a model whose output has a "reconstruction".
     - "translations": likewise, of a model whose output has a "fake" made of the picture it saw.
-    - "fillings": likewise, of a model whose output has the "patches" that were hidden from it.
+    - "stylised": in two rows, as they are and in the style, of a model whose output has them "stylised".
+    - "fillings": in three rows again, of a model whose output has the "patches" that were hidden from it.
     - "walk": from the code of one of these to the next, and "traversal": along each number of the code of the first, of
       a model that decodes normal codes.
 
@@ -41,7 +47,7 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     if not samples and not isinstance(outputs, Mapping):
         return None
     codes = isinstance(outputs, Mapping) and "log_var" in outputs and not x.model.num_classes
-    parts = [name for name in ("reconstruction", "fake", "patches") if isinstance(outputs, Mapping) and name in outputs]
+    parts = [name for name in _NAMES if isinstance(outputs, Mapping) and name in outputs]
     if "fake" in parts and (samples or "reconstruction" in parts):  # made of noise, or the same
         parts.remove("fake")
     if not samples and not parts:
@@ -58,7 +64,8 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
                 small, made = _filled(x, whole, outputs)
             else:
                 made = outputs[name].astype(whole.dtype)
-            pictures[_NAMES[name]] = jnp.concatenate([whole, small, made])
+            shown = [whole, made] if name == "stylised" else [whole, small, made]  # which is told the whole
+            pictures[_NAMES[name]] = jnp.concatenate(shown)
         bound = {"params": params, **variables}
         if samples:
             label = {}
@@ -115,7 +122,7 @@ def _outputs(x: Experiment) -> Callable[[PyTree, PyTree, PyTree], tuple[tuple[ja
 
     def run(params, variables, records):
         params, batch = cast_floats((params, x.prepare(records, None)), dtype_of(x.config.precision))
-        call = call_model(x.objective, bind(x.model, params, variables, train=False), batch)
+        call = call_model(x.objective, evaluating(x, params, variables), batch)
         return call.inputs, call.result[0]
 
     return run

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from deepmodels.layers.batch_norm import statistics_over
 from deepmodels.metrics import Mean, values
 from deepmodels.training import lora
 from deepmodels.training.freeze import resting, without_gradient
+from deepmodels.training.frozen import FROZEN, Network, chosen
 from deepmodels.trees import PyTree
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
@@ -27,7 +28,7 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # () int32, the number of updates made
     params: PyTree  # masters, float32 (float64 where the precision says so)
-    variables: PyTree  # untrained collections, {"batch_stats": ...}; often {}
+    variables: PyTree  # untrained collections, {"batch_stats": ..., "frozen": other networks}; often {}
     opt_state: PyTree
 
 
@@ -54,6 +55,13 @@ def cast_floats(tree: PyTree, dtype: jnp.dtype) -> PyTree:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
+def computed(variables: PyTree, dtype: jnp.dtype) -> PyTree:
+    """Returns a network's variables with its parameters in a compute dtype, if that is of floats."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return variables
+    return variables | {"params": cast_floats(variables["params"], dtype)}
+
+
 def bind(
     model: nn.Module,
     params: PyTree,
@@ -62,20 +70,36 @@ def bind(
     train: bool,
     axis_name: str | None = None,
     freeze: str | None = None,
+    frozen: Mapping[str, Network] | None = None,
 ) -> Callable:
     """Returns `forward(*inputs, key=None, **named) -> (outputs, new variables)`: the model with its arrays bound.
+
+    `forward(*inputs, network=name, layers=None, **named)` gives the outputs of a frozen network instead, or of its
+    layers by name, as `Network` does; the variables are then those that were given.
 
     Args:
       model: called as `model(*inputs, **named, train=train)`.
       params: its parameters, with adapters or without, see `deepmodels.training.lora`.
-      variables: its untrained collections; while training they come back changed, and with them, in the collection
-        "losses", what the model sows there for the objective.
+      variables: its untrained collections, and those of frozen networks under "frozen"; while training its own come
+        back changed, and with them, in the collection "losses", what the model sows there for the objective.
       train: whether statistics are updated and dropout drops.
       axis_name: under `jax.pmap`, the axis over which batch statistics are taken, so that they are the whole batch's.
       freeze: pattern of the parameters that don't train; modules that have no others run as in evaluation.
+      frozen: the frozen networks, by name.
     """
+    others = variables.get(FROZEN, {})
+    variables = {name: tree for name, tree in variables.items() if name != FROZEN}
 
-    def forward(*inputs: jax.Array, key: jax.Array | None = None, **named: jax.Array) -> tuple[PyTree, PyTree]:
+    def forward(
+        *inputs: jax.Array,
+        key: jax.Array | None = None,
+        network: str | None = None,
+        layers: Sequence[str] | None = None,
+        **named: jax.Array,
+    ) -> tuple[PyTree, PyTree]:
+        if network is not None:
+            other = chosen(frozen or {}, network)
+            return other(computed(others[network], inputs[0].dtype), *inputs, layers=layers, **named), variables
         mutable = [*variables, "losses"] if train else False
         rngs = {} if key is None else {"dropout": key}
         with statistics_over(axis_name), resting(params, freeze), lora.adapting(params):
@@ -98,6 +122,7 @@ def make_train_step(
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
     axis_name: str | None = None,
     freeze: str | None = None,
+    frozen: Mapping[str, Network] | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)`, to be compiled by `jax.jit` or `jax.pmap`.
 
@@ -111,12 +136,13 @@ def make_train_step(
       prepare: `(batch, key) -> batch`, on the device: normalisation and augmentation.
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
       freeze: pattern of the parameters that get no gradient, as the optimizer has it; see `deepmodels.training.freeze`.
+      frozen: networks that the objective looks through, by name, their arrays in the state's variables.
     """
     dtype = dtype_of(precision)
 
     def loss_fn(params, variables, batch, key):
         params, batch = cast_floats((without_gradient(params, freeze), prepare(batch, key)), dtype)
-        forward = bind(model, params, variables, train=True, axis_name=axis_name, freeze=freeze)
+        forward = bind(model, params, variables, train=True, axis_name=axis_name, freeze=freeze, frozen=frozen)
         loss, (metrics, variables) = objective(forward, batch, key)
         return loss, (metrics, {name: leaves for name, leaves in variables.items() if name != "losses"})
 
@@ -133,8 +159,8 @@ def make_train_step(
         def part(carry, xs):
             variables, total = carry
             index, batch = xs
-            grads, metrics, variables = gradients(params, variables, batch, jax.random.fold_in(key, index))
-            return (variables, jax.tree.map(jnp.add, total, grads)), metrics
+            grads, metrics, changed = gradients(params, variables, batch, jax.random.fold_in(key, index))
+            return (variables | changed, jax.tree.map(jnp.add, total, grads)), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         (variables, total), metrics = jax.lax.scan(part, (variables, zeros), (jnp.arange(accumulate), parts))
@@ -149,7 +175,7 @@ def make_train_step(
         grads, metrics = _scaled(grads, metrics["loss"], jnp.divide), values(metrics)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(state.step + 1, params, variables, opt_state)
+        state = TrainState(state.step + 1, params, state.variables | variables, opt_state)
         return state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return train_step
@@ -208,6 +234,7 @@ def make_adversarial_step(
     critic_steps: int = 1,
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
     adaptive: Adaptive | None = None,
+    frozen: Mapping[str, Network] | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)` of two players: some moves of the critic, one of the other.
 
@@ -223,6 +250,7 @@ def make_adversarial_step(
       critic_steps: moves of the critic in a step, equal parts of the batch.
       prepare: as for `make_train_step`.
       adaptive: how what the critic sees is augmented; the state's variables then have "augmentation". None for nothing.
+      frozen: as for `make_train_step`.
     """
     dtype = dtype_of(precision)
     critic, other = model.players
@@ -230,7 +258,7 @@ def make_adversarial_step(
     def move(player, state: TrainState, batch, key):
         def loss_fn(own):
             params, given = cast_floats((state.params | {player: own}, prepare(batch, key)), dtype)
-            forward = bind(model, params, state.variables, train=True)
+            forward = bind(model, params, state.variables, train=True, frozen=frozen)
             with contextlib.nullcontext() if adaptive is None else augmenting(key, _probability(state)):
                 return objective(forward, given, key, player=player)
 
@@ -238,7 +266,7 @@ def make_adversarial_step(
         own = {player: state.params[player]}
         updates, opt_state = optimizer.update({player: grads}, state.opt_state[player], own, value=loss)
         params = state.params | optax.apply_updates(own, updates)
-        state = TrainState(state.step, params, variables, state.opt_state | {player: opt_state})
+        state = TrainState(state.step, params, state.variables | variables, state.opt_state | {player: opt_state})
         return state, metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     def adversarial_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -269,7 +297,7 @@ def players(state: TrainState) -> dict[str, TrainState]:
         name: TrainState(
             state.step,
             state.params[name],
-            {collection: tree[name] for collection, tree in state.variables.items() if name in tree},
+            {kind: tree[name] for kind, tree in state.variables.items() if kind != FROZEN and name in tree},
             opt_state,
         )
         for name, opt_state in state.opt_state.items()

@@ -334,15 +334,22 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     try:
         saved = ocp.metadata(path.absolute()).metadata
-        # what a training run saves: of its state only the model's variables
         state = isinstance(saved, Mapping) and {"params", "variables", "opt_state"} <= saved.keys()
-        wanted = {name: saved[name] for name in ("params", "variables")} if state else saved
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), wanted)
+        # of what a training run saves, only the model's variables: neither its optimizer's nor those of other networks
+        wanted = {
+            name: leaf
+            for name, leaf in trees.flatten(saved).items()
+            if not state or (name.startswith(("params/", "variables/")) and not name.startswith("variables/frozen/"))
+        }
+        abstract = trees.map_named(
+            lambda name, leaf: (
+                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) if name in wanted else ocp.PLACEHOLDER
+            ),
+            saved,
+        )
         size = sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-        _check_expansion(path, size, trees.size_bytes(abstract))
-        if state:
-            rest = {name: tree for name, tree in saved.items() if name not in wanted}
-            abstract |= jax.tree.map(lambda _: ocp.PLACEHOLDER, rest)
+        claimed = trees.size_bytes([leaf for name, leaf in trees.flatten(abstract).items() if name in wanted])
+        _check_expansion(path, size, claimed)
         tree = ocp.load(path.absolute(), abstract)
     except WeightsError:
         raise
@@ -351,12 +358,12 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
             error = error.__cause__
         text = " ".join(str(error).split())
         raise WeightsError(f"{path} isn't an orbax checkpoint that can be used: {text[:300]}") from error
-    tree = {"params": tree["params"], **tree["variables"]} if state else tree
-    wanted = {"params": wanted["params"], **wanted["variables"]} if state else wanted
-    arrays = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
-    for name, leaf in trees.flatten(wanted).items():
-        if arrays[name].dtype != leaf.dtype:
+    leaves, arrays = trees.flatten(tree), {}
+    for name, leaf in wanted.items():
+        array = np.asarray(leaves[name])
+        if array.dtype != leaf.dtype:
             raise WeightsError(f"{path}: {name} is {leaf.dtype}, which needs JAX_ENABLE_X64=1 in the environment")
+        arrays[name.removeprefix("variables/") if state else name] = array
     return arrays
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepmodels.analysis.intermediates import intermediates
+from deepmodels.analysis.intermediates import before_head, hidden, intermediates
 from deepmodels.errors import ConfigError
 from deepmodels.models import create
 
@@ -77,3 +77,27 @@ def test_a_pattern_that_matches_nothing_names_the_nearest():
     model, variables, images = made("mobilenet_tiny")
     with pytest.raises(ConfigError, match=r"'stem_cnov' matches no module, the nearest are stem_conv, "):
         intermediates(model, variables, images, pattern="stem_cnov")
+
+
+def test_layers_by_name_are_maps_of_features_or_outputs_of_modules():
+    model, variables, images = made("mobilenet_tiny")
+    found = jax.jit(partial(hidden, model, layers=("stage1", "stem_conv")))(variables, images)
+    assert found.keys() == {"stage1", "stem_conv"}
+    maps = jax.jit(partial(model.apply, method="features"))(variables, images)
+    np.testing.assert_array_equal(found["stage1"], maps["stage1"])
+    np.testing.assert_array_equal(
+        found["stem_conv"], jax.jit(partial(intermediates, model, pattern="stem_conv"))(variables, images)["stem_conv"]
+    )
+    with pytest.raises(ConfigError, match=r"no layer 'stage9', the nearest are .*stage1"):
+        hidden(model, variables, images, layers=("stage1", "stage9"))
+
+
+def test_what_the_head_sees():
+    model, variables, images = made("mobilenet_tiny")
+    seen, logits = jax.jit(partial(before_head, model))(variables, images)
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(seen @ head["kernel"] + head["bias"][None], logits, rtol=1e-5)
+    trunk = create("mobilenet_tiny", num_classes=0)
+    without = variables | {"params": {name: tree for name, tree in variables["params"].items() if name != "head"}}
+    for output in jax.jit(partial(before_head, trunk))(without, images):
+        np.testing.assert_allclose(output, seen, rtol=1e-5)

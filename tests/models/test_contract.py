@@ -34,7 +34,8 @@ OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family 
 GENERATIVE = [  # what comes out has the form of what comes in, and more: tested in the families' own files
     name
     for name in MODELS
-    if MODELS[name].family in ("autoencoder", "mae", "boltzmann", "vae", "gan", "translation", "super_resolution")
+    if MODELS[name].family
+    in ("autoencoder", "mae", "boltzmann", "vae", "gan", "translation", "super_resolution", "style")
 ]
 WITH_LOGITS = [
     name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS, *OF_SEQUENCES, *GENERATIVE)
