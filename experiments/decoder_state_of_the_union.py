@@ -10,8 +10,9 @@ The speeches of the years that end in 5 are the test split, 412,951 tokens of a 
 3,206,831. Perplexity is per token, in windows of 256, of all tokens but the first of a speech. The model has Qwen3's
 layers, in small: rotary positions, normalised queries and keys; and trains by Muon.
 
-What is to be beaten: interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s).
-Nobody has measured this config to its end yet.
+Interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s). Ours, jax 0.10.2, seed 0:
+17.5, in 45 min 37 s on two cores that much other work shared, 32 min 49 s on a processor. With 900 of the 1,400 steps
+it is 20.3. characters hasn't been run.
 """
 
 from ml_collections import ConfigDict
