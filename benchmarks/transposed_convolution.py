@@ -1,4 +1,4 @@
-"""Seconds of DCGAN's transposed convolutions, forward and backward, on a CPU: as phases, and as XLA has them.
+"""Seconds of DCGAN's transposed convolutions, forward and backward, on a CPU: as matrix products, and as XLA has them.
 
     python benchmarks/transposed_convolution.py [--batch 16] [--rounds 5]
 
@@ -44,7 +44,7 @@ def main() -> None:
         module = ConvTranspose(features, 4, 2, padding=1, use_bias=False)
         x = jax.random.normal(jax.random.key(0), (options.batch, side, side, channels))
         variables = module.init(jax.random.key(1), x)
-        forms = {"phases": step(module, variables, x)}
+        forms = {"products": step(module, variables, x)}
         jax.lax.platform_dependent = lambda *arguments, cpu, default: default(*arguments)
         forms["xla"] = step(module, variables, x)
         jax.lax.platform_dependent = chosen
@@ -52,11 +52,9 @@ def main() -> None:
         for _ in range(options.rounds + 1):
             for name, compiled in forms.items():
                 times[name].append(seconds(compiled, variables, x))
-        phases, xla = (statistics.median(times[name][1:]) for name in ("phases", "xla"))
-        layer = f"{side:3} {channels:4} -> {features:4}"
-        print(
-            f"{layer}: phases {phases * 1e3:8.1f} ms, XLA's {xla * 1e3:8.1f} ms, ratio {xla / phases:.2f}", flush=True
-        )
+        products, xla = (statistics.median(times[name][1:]) for name in ("products", "xla"))
+        ratio = f"products {products * 1e3:8.1f} ms, XLA's {xla * 1e3:8.1f} ms, ratio {xla / products:.2f}"
+        print(f"{side:3} {channels:4} -> {features:4}: {ratio}", flush=True)
 
 
 if __name__ == "__main__":

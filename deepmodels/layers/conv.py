@@ -118,8 +118,9 @@ def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, 
     """Computes a transposed convolution: the gradient of a convolution by its images, torch's `conv_transpose2d`.
 
     XLA's CPU back end takes it as a convolution of images with zeros between their pixels, most of whose products are
-    with zeros. There it is said without them: the outputs of each phase, the pixels whose place has the same remainder
-    by the stride, are a convolution with the taps of that phase; all phases are one convolution and a shuffle.
+    with zeros; and of a convolution whose output is larger than its images it computes the kernel's gradient in plain
+    loops, tens of times longer than the rest, as it turns images and gradient round to what it has nothing faster for.
+    There it is said as one matrix product, of each pixel and all taps of the kernel, and a sum of shifted maps.
 
     Args:
       x: images (B, H, W, C).
@@ -134,7 +135,7 @@ def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, 
     sizes = tuple(
         (n - 1) * stride - 2 * padding + k + output_padding for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
     )
-    taps = tuple(-(-k // stride) for k in kernel.shape[:2])  # of a phase
+    taps = tuple(-(-k // stride) for k in kernel.shape[:2])  # that meet in an output
 
     def general(x: Array, kernel: Array) -> Array:
         pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
@@ -142,20 +143,28 @@ def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, 
             x, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_IMAGES
         )
 
-    def phases(x: Array, kernel: Array) -> Array:
-        features, channels = kernel.shape[2:]
+    def products(x: Array, kernel: Array) -> Array:
+        (batch, height, width, channels), features = x.shape, kernel.shape[2]
         wide = [(0, n * stride - k) for n, k in zip(taps, kernel.shape[:2], strict=True)]
-        parts = jnp.pad(kernel, (*wide, (0, 0), (0, 0)))
-        parts = parts.reshape(taps[0], stride, taps[1], stride, features, channels)[::-1, :, ::-1]
-        parts = parts.transpose(0, 2, 5, 1, 3, 4).reshape(*taps, channels, -1)
-        pads = [(n - 1, n - 1 + (output_padding > padding)) for n in taps]
-        y = convolve(x, parts, (1, 1), pads, dimension_numbers=_IMAGES)
-        batch, height, width, _ = y.shape
-        y = y.reshape(batch, height, width, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
-        y = y.reshape(batch, height * stride, width * stride, features)
+        parts = jnp.pad(kernel, (*wide, (0, 0), (0, 0))).reshape(taps[0], stride, taps[1], stride, features, channels)
+        parts = parts.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1)
+        y = lax.dot(x.reshape(-1, channels), parts)
+        y = y.reshape(batch, height, width, *taps, stride * stride * features)
+        more, zero = int(output_padding > padding), jnp.zeros((), y.dtype)
+        y = sum(
+            lax.pad(
+                y[:, :, :, i, j],
+                zero,
+                ((0, 0, 0), (i, taps[0] - 1 - i + more, 0), (j, taps[1] - 1 - j + more, 0), (0, 0, 0)),
+            )
+            for i, j in np.ndindex(*taps)
+        )
+        rows, columns = y.shape[1:3]
+        y = y.reshape(batch, rows, columns, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(batch, rows * stride, columns * stride, features)
         return y[:, padding : padding + sizes[0], padding : padding + sizes[1]]
 
-    return lax.platform_dependent(x, kernel, cpu=phases, default=general)
+    return lax.platform_dependent(x, kernel, cpu=products, default=general)
 
 
 class ConvTranspose(nn.Module):

@@ -87,7 +87,11 @@ def test_the_pieces_of_a_run_give_the_whole(tiny_config, tmp_path):
 
 
 GAN = {"model": {"name": "gan_tiny", "image_shape": (28, 28, 1)}, "objective": {"name": "adversarial"}}
-GAN |= {"data": {"name": "fashion_mnist_embedded", "batch_size": 16}, "critic_steps": 2}
+GAN |= {
+    "data": {"name": "fashion_mnist_embedded", "batch_size": 16},
+    "critic_steps": 2,
+    "adaptive_augment": {"images": 200},
+}
 
 
 @pytest.mark.parametrize("values", [{}, pytest.param(GAN, marks=pytest.mark.slow)], ids=["classifier", "gan"])
