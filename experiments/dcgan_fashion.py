@@ -2,10 +2,11 @@
 
     deepmodels train --config=experiments/lenet5_fashion.py:full --workdir=runs/lenet5-full
     deepmodels train --config=experiments/dcgan_fashion.py --workdir=runs/dcgan
+    deepmodels train --config=experiments/dcgan_fashion.py:quarter --workdir=runs/dcgan-quarter
     deepmodels train --config=experiments/dcgan_fashion.py:wgan_gp --workdir=runs/wgan
 
 full: the networks of DCGAN for pictures of 28 x 28, on all 60,000.
-half: half as many channels.
+quarter: a quarter as many channels: on two CPU cores a step took 0.17 s, of half as many 0.48 s.
 wgan_gp: the full ones without batch normalisation in the critic, with Wasserstein's loss and the gradient penalty; the
 critic moves five times for each move of the generator.
 
@@ -20,10 +21,10 @@ from ml_collections import ConfigDict
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    """Returns the config of one size: full, half, wgan_gp, or smoke (two steps, and a judge that knows nothing)."""
+    """Returns the config of one size: full, quarter, wgan_gp, or smoke (two steps, and a judge that knows nothing)."""
     name, batch, steps, critic_steps, channels = {
         "full": ("fashion_mnist", 128, 4_690, 1, 64),  # 10 epochs
-        "half": ("fashion_mnist", 128, 4_690, 1, 32),
+        "quarter": ("fashion_mnist", 128, 4_690, 1, 16),
         "wgan_gp": ("fashion_mnist", 5 * 64, 4_690, 5, 64),
         "smoke": ("fashion_mnist_embedded", 8, 2, 1, 4),
     }[size]
