@@ -20,7 +20,7 @@ def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, or smoke (two steps, through a network as it is drawn at random)."""
     steps, batch, model, eye, layers, data = {
         "full": (
-            3_000,
+            2_000,
             4,
             dict(name="fast_style", channels=16),
             dict(model=dict(name="mobilenet_v2"), weights="data/mobilenet_v2-b0353104.pth"),
