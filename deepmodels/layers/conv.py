@@ -120,7 +120,7 @@ def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, 
     XLA's CPU back end takes it as a convolution of images with zeros between their pixels, most of whose products are
     with zeros; and of a convolution whose output is larger than its images it computes the kernel's gradient in plain
     loops, tens of times longer than the rest, as it turns images and gradient round to what it has nothing faster for.
-    There it is said as one matrix product, of each pixel and all taps of the kernel, and a sum of shifted maps.
+    There it is said as matrix products, of each pixel and the taps of a place, and a sum of shifted maps.
 
     Args:
       x: images (B, H, W, C).
@@ -147,18 +147,13 @@ def convolve_transposed(x: Array, kernel: Array, stride: int, padding: int = 0, 
         (batch, height, width, channels), features = x.shape, kernel.shape[2]
         wide = [(0, n * stride - k) for n, k in zip(taps, kernel.shape[:2], strict=True)]
         parts = jnp.pad(kernel, (*wide, (0, 0), (0, 0))).reshape(taps[0], stride, taps[1], stride, features, channels)
-        parts = parts.transpose(5, 0, 2, 1, 3, 4).reshape(channels, -1)
-        y = lax.dot(x.reshape(-1, channels), parts)
-        y = y.reshape(batch, height, width, *taps, stride * stride * features)
-        more, zero = int(output_padding > padding), jnp.zeros((), y.dtype)
-        y = sum(
-            lax.pad(
-                y[:, :, :, i, j],
-                zero,
-                ((0, 0, 0), (i, taps[0] - 1 - i + more, 0), (j, taps[1] - 1 - j + more, 0), (0, 0, 0)),
-            )
-            for i, j in np.ndindex(*taps)
-        )
+        parts = parts.transpose(0, 2, 1, 3, 4, 5).reshape(-1, channels)
+        more, zero = int(output_padding > padding), jnp.zeros((), x.dtype)
+        y = 0
+        for (i, j), part in zip(np.ndindex(*taps), jnp.split(parts, math.prod(taps)), strict=True):
+            product = lax.dot_general(x.reshape(-1, channels), part, (((1,), (1,)), ((), ())))
+            edges = ((0, 0, 0), (i, taps[0] - 1 - i + more, 0), (j, taps[1] - 1 - j + more, 0), (0, 0, 0))
+            y += lax.pad(product.reshape(batch, height, width, -1), zero, edges)
         rows, columns = y.shape[1:3]
         y = y.reshape(batch, rows, columns, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
         y = y.reshape(batch, rows * stride, columns * stride, features)
