@@ -6,7 +6,8 @@
 In each row keys have other values, so that weights can't know them. The accuracy is that of values whose key was in the
 row before; a guess among the 16 values has 6 % right.
 
-Nobody has measured this config to its end yet.
+Ours, jax 0.10.2, seed 0, after 800 steps: two layers 12.4 %, one layer 12.6 %. Both know which values there are in the
+row, and neither looks up the key's: runs of 1,600 steps, with Muon and with rotary positions, hadn't learned it either.
 """
 
 from ml_collections import ConfigDict

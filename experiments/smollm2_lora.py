@@ -12,8 +12,14 @@ The speeches of 1790 to 1799 are the data, of which that of 1795 is the test spl
 train, 0.34 %; the others are the file's, read from 4 bits.
 
 On the test speech, in windows of 128 tokens, the perplexity is 60.2 before (`--config.steps=1
---config.optimizer.learning_rate=0.0`) and 40.3 after the run, jax 0.10.2, seed 0. It took 28 min 29 s from the start of
-the command to the report, of which the processors worked 4 min 40 s, as the two cores had much other work.
+--config.optimizer.learning_rate=0.0`) and 40.3 after the run, jax 0.10.2, seed 0. It took 15 min from the start of the
+command to the report, of which the processors worked 7 min 57 s, as the two cores had much other work.
+
+Of the prompt "Fellow-citizens of the Senate and House of Representatives: it is with great" the file goes on " honor and
+pleasure that I have been honored to serve as a member of the Senate and House of Representatives. I am proud to
+represent the United States of America and to uphold the principles of democracy and the rule of law", and with the
+adapter " regret that I have to confess that the present state of the public credit is not sufficiently favorable to the
+public peace to enable the Senate to exercise its functions".
 """
 
 from ml_collections import ConfigDict
