@@ -15,7 +15,7 @@ On the test speech, in windows of 128 tokens, the perplexity is 60.2 before (`--
 --config.optimizer.learning_rate=0.0`) and 40.3 after the run, jax 0.10.2, seed 0. It took 15 min from the start of the
 command to the report, of which the processors worked 7 min 57 s, as the two cores had much other work.
 
-Of the prompt "Fellow-citizens of the Senate and House of Representatives: it is with great" the file goes on " honor and
+Of the prompt "Fellow-citizens of the Senate and House of Representatives: it is with great" the file makes " honor and
 pleasure that I have been honored to serve as a member of the Senate and House of Representatives. I am proud to
 represent the United States of America and to uphold the principles of democracy and the rule of law", and with the
 adapter " regret that I have to confess that the present state of the public credit is not sufficiently favorable to the
