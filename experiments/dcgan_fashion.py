@@ -34,8 +34,8 @@ def get_config(size: str = "full") -> ConfigDict:
         "full": ("fashion_mnist", 128, 4_690, 1, 64),  # 10 epochs
         "quarter": ("fashion_mnist", 128, 4_690, 1, 16),
         "wgan_gp": ("fashion_mnist", 5 * 64, 4_690, 5, 64),
-        "small_data": ("fashion_mnist_embedded", 64, 2_000, 1, 32),  # 64 epochs
-        "small_data_plain": ("fashion_mnist_embedded", 64, 2_000, 1, 32),
+        "small_data": ("fashion_mnist_embedded", 64, 3_000, 1, 32),  # 96 epochs
+        "small_data_plain": ("fashion_mnist_embedded", 64, 3_000, 1, 32),
         "smoke": ("fashion_mnist_embedded", 8, 2, 1, 4),
     }[size]
     wasserstein, smoke = size == "wgan_gp", size == "smoke"

@@ -18,7 +18,7 @@ def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, pix2pix, large, or smoke (two steps)."""
     name, batch, steps, channels, blocks = {
         "full": ("fashion_mnist", 4, 3_000, 16, 3),
-        "pix2pix": ("fashion_mnist", 16, 3_000, 16, None),
+        "pix2pix": ("fashion_mnist", 16, 6_000, 16, None),
         "large": ("fashion_mnist", 4, 20_000, 32, 4),
         "smoke": ("fashion_mnist_embedded", 8, 2, 4, 1),
     }[size]

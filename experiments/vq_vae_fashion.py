@@ -18,7 +18,7 @@ def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, dalle_small, dalle, or smoke (two steps)."""
     steps, model, objective, data = {
         "full": (
-            3_400,  # 4 epochs
+            6_000,  # 7 epochs
             dict(name="vq_vae", hidden_size=32, codebook_size=128, latent_size=16, channels=1),
             dict(name="vector_quantized"),
             dict(name="fashion_mnist", batch_size=64, validation_size=5_000),
