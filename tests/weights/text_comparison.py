@@ -1,6 +1,7 @@
 """The same weights in torch and here, for models of tokens: outputs, gradients of the parameters, and the way back."""
 
 import copy
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,16 @@ def check_gradients(
     output = theirs(module)
     cotangent = np.random.default_rng(1).normal(size=tuple(output.shape))
     output.backward(torch.from_numpy(cotangent))
-    grads = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in module.named_parameters()}
-    grads |= {name: np.zeros(buffer.shape) for name, buffer in module.named_buffers()}  # statistics have none
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        for buffer in module.buffers():  # statistics have none
+            buffer.zero_()
+    if hasattr(module, "save_pretrained"):  # names in transformers' files aren't always those in memory
+        with tempfile.TemporaryDirectory() as place:
+            grads = saved(module, place)
+    else:
+        grads = oracles.state_dict(module)
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
         value, pull_back = jax.jit(lambda v: jax.vjp(ours, v))(variables)
