@@ -21,6 +21,7 @@ from deepmodels.training import frozen, lora
 from deepmodels.training.frozen import FROZEN, Network
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import (
+    AUGMENTATION,
     Adaptive,
     TrainState,
     bind,
@@ -29,6 +30,7 @@ from deepmodels.training.step import (
     make_adversarial_step,
     make_train_step,
     master_dtype,
+    of_model,
 )
 from deepmodels.trees import PyTree
 
@@ -118,7 +120,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
         params = variables.pop("params", {})
         variables.pop("losses", None)  # the objective's, anew in each step
         if config.adaptive_augment is not None:
-            variables["augmentation"] = {"probability": jnp.zeros((), jnp.float32)}
+            variables[AUGMENTATION] = {"probability": jnp.zeros((), jnp.float32)}
         if config.lora is not None:
             adapters = {name: value for name, value in config.lora.items() if name != "train"}
             params = lora.add(params, jax.random.fold_in(key, 1), **adapters)
@@ -163,10 +165,10 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
     section = dict(x.config.init)
     weights = section.pop("weights")
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
-    own = {name: tree for name, tree in x.abstract.variables.items() if name != "augmentation"}  # not the model's
-    places = {"params": lora.without(x.abstract.params), **own}
-    slots = trees.flatten(places)
-    arrays = frozen.pretrained(x.config, places.pop(FROZEN, {}))
+    places = {"params": lora.without(x.abstract.params), **of_model(x.abstract.variables)}
+    others = x.abstract.variables.get(FROZEN, {})
+    slots = trees.flatten(places | {FROZEN: others})
+    arrays = frozen.pretrained(x.config, others)
     if weights is not None:
         try:
             arrays |= loading.read_leaves(x.config.model.name, places, weights, **section)

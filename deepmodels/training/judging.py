@@ -24,7 +24,7 @@ from deepmodels.evaluation.images import NEIGHBOURS
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.frozen import FROZEN, chosen
 from deepmodels.training.optimizer import averaged_params
-from deepmodels.training.step import TrainState, computed, master_dtype
+from deepmodels.training.step import TrainState, computed, master_dtype, of_model
 from deepmodels.trees import PyTree
 
 
@@ -110,9 +110,8 @@ def _sampled(x: Experiment, params: PyTree, variables: PyTree, number: int) -> _
     size, label = x.config.data.batch_size, {}
     if getattr(x.model, "num_classes", 0):
         label = {"label": (number * size + jnp.arange(size)) % x.model.num_classes}
-    own = {name: tree for name, tree in variables.items() if name != FROZEN}
     key = jax.random.fold_in(jax.random.key(0), number)
-    pictures = x.model.apply({"params": params, **own}, key, size, method="sample", **label)
+    pictures = x.model.apply({"params": params, **of_model(variables)}, key, size, method="sample", **label)
     pictures = jax.lax.with_sharding_constraint(pictures, parallel.batch_sharding(x.mesh))
     return _recognised(x, variables, pictures)
 

@@ -33,7 +33,7 @@ from deepmodels.training.pictures import make_pictures
 from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
-from deepmodels.training.step import TrainState
+from deepmodels.training.step import TrainState, of_model
 from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
 from deepmodels.trees import PyTree
 
@@ -210,8 +210,7 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
     x = experiment.make(read_config(workdir))
     state = _restored(x, Path(workdir), step)
     params = lora.merge(averaged_params(state.params, state.opt_state))
-    variables = {name: tree for name, tree in state.variables.items() if name != FROZEN}
-    return x.model, {"params": params, **variables}, getattr(x.sources["train"], "tokenizer", None)
+    return x.model, {"params": params, **of_model(state.variables)}, getattr(x.sources["train"], "tokenizer", None)
 
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
@@ -337,16 +336,14 @@ def _headline(x: Experiment) -> str:
 
 def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> list[str]:
     """Which leaves of the first state came from a file, and which are new; then the same of each frozen network."""
-    variables = dict(x.abstract.variables)
-    others = variables.pop(FROZEN, {})
     lines = [
         f"frozen {name}: {x.config.frozen[name].model.name}, {trees.count(tree):,} numbers, "
         f"from {x.config.frozen[name].weights or 'nowhere: they are random'}"
-        for name, tree in others.items()
+        for name, tree in x.abstract.variables.get(FROZEN, {}).items()
     ]
     if x.config.init.weights is None:
         return lines
-    leaves = trees.flatten({"params": x.abstract.params, **variables})
+    leaves = trees.flatten({"params": x.abstract.params, **of_model(x.abstract.variables)})
     given = {name: leaf for name, leaf in given.items() if name in leaves}
     new = [f"{name.partition('/')[2]} {list(leaf.shape)}" for name, leaf in leaves.items() if name not in given]
     return [

@@ -20,6 +20,7 @@ from deepmodels.training.freeze import resting, without_gradient
 from deepmodels.training.frozen import FROZEN, Network, chosen
 from deepmodels.trees import PyTree
 
+AUGMENTATION = "augmentation"  # the collection of what an adaptive augmentation has come to
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -62,6 +63,11 @@ def computed(variables: PyTree, dtype: jnp.dtype) -> PyTree:
     return variables | {"params": cast_floats(variables["params"], dtype)}
 
 
+def of_model(variables: PyTree) -> PyTree:
+    """Returns a state's untrained collections without those that are a run's own: "frozen" and "augmentation"."""
+    return {name: tree for name, tree in variables.items() if name not in (FROZEN, AUGMENTATION)}
+
+
 def bind(
     model: nn.Module,
     params: PyTree,
@@ -88,7 +94,7 @@ def bind(
       frozen: the frozen networks, by name.
     """
     others = variables.get(FROZEN, {})
-    variables = {name: tree for name, tree in variables.items() if name != FROZEN}
+    variables = of_model(variables)
 
     def forward(
         *inputs: jax.Array,
@@ -221,7 +227,7 @@ def augmenting(key: jax.Array, probability: jax.Array):
 
 
 def _probability(state: TrainState) -> jax.Array:
-    return state.variables["augmentation"]["probability"]
+    return state.variables[AUGMENTATION]["probability"]
 
 
 def make_adversarial_step(
@@ -279,7 +285,7 @@ def make_adversarial_step(
             state, metrics = move(critic, state, part, jax.random.fold_in(key, i))
             if adaptive is not None:
                 probability = adaptive(_probability(state), metrics["real_sign"], len(jax.tree.leaves(part)[0]))
-                state = state._replace(variables=state.variables | {"augmentation": {"probability": probability}})
+                state = state._replace(variables=state.variables | {AUGMENTATION: {"probability": probability}})
                 metrics |= {"augmentation_probability": probability}
             moves.append(metrics)
         state, others = move(other, state, part, jax.random.fold_in(key, critic_steps))
@@ -297,7 +303,7 @@ def players(state: TrainState) -> dict[str, TrainState]:
         name: TrainState(
             state.step,
             state.params[name],
-            {kind: tree[name] for kind, tree in state.variables.items() if kind != FROZEN and name in tree},
+            {kind: tree[name] for kind, tree in of_model(state.variables).items() if name in tree},
             opt_state,
         )
         for name, opt_state in state.opt_state.items()

@@ -39,6 +39,7 @@ _ALWAYS_ALLOWED = 64 * 2**20  # bytes that a small compressed file may expand to
 _DAMAGE = (  # what an archive, or an array in one, that makes no sense leads to
     *(ValueError, TypeError, LookupError, SyntaxError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error),
 )
+_RUNS_OWN = ("variables/frozen/", "variables/augmentation/")  # what a run's checkpoint has beside its model
 _MAX_DIMENSIONS = 32
 _MAX_NPY_HEADER = 10_000  # characters, as in numpy
 
@@ -335,11 +336,11 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     try:
         saved = ocp.metadata(path.absolute()).metadata
         state = isinstance(saved, Mapping) and {"params", "variables", "opt_state"} <= saved.keys()
-        # of what a training run saves, only the model's variables: neither its optimizer's nor those of other networks
+        # of what a training run saves, only the model's variables: neither its optimizer's nor the run's own
         wanted = {
             name: leaf
             for name, leaf in trees.flatten(saved).items()
-            if not state or (name.startswith(("params/", "variables/")) and not name.startswith("variables/frozen/"))
+            if not state or (name.startswith(("params/", "variables/")) and not name.startswith(_RUNS_OWN))
         }
         abstract = trees.map_named(
             lambda name, leaf: (

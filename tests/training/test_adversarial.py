@@ -16,7 +16,8 @@ from deepmodels.errors import ConfigError
 from deepmodels.parallel import rules
 from deepmodels.training import TrainingError, TrainState, make_adversarial_step, players
 from deepmodels.training.optimizer import make_optimizer
-from deepmodels.training.step import Adaptive, augmenting
+from deepmodels.training.step import Adaptive, augmenting, of_model
+from deepmodels.weights import files
 
 RNG = np.random.default_rng(0)
 GAN = {"name": "gan_tiny", "image_shape": (28, 28, 1)}
@@ -199,6 +200,8 @@ def test_adaptive_augmentation_is_of_both_players_and_goes_on_bit_for_bit(config
         deepmodels.train(values | {"steps": 4}, tmp_path / "parts", quiet=True)
         parts = deepmodels.train(values, tmp_path / "parts", quiet=True)
     assert float(whole.state.variables["augmentation"]["probability"]) == pytest.approx(6 * 16 / 160)
+    read = files.read(tmp_path / "whole" / "checkpoints" / str(int(whole.state.step)))  # as weights, the model's alone
+    assert {name.partition("/")[0] for name in read} == {"params", *of_model(whole.state.variables)}
     assert largest_difference(whole.state, parts.state) == 0
     assert whole.metrics == parts.metrics
     for player in ("discriminator", "generator"):
