@@ -12,7 +12,7 @@ from jax import Array
 from deepmodels.errors import ShapeError
 from deepmodels.layers.checks import check_images
 from deepmodels.layers.conv import Conv
-from deepmodels.models.translation import instance_norm
+from deepmodels.models.translation import instance_norm, reflect
 from deepmodels.models.variant import Variant, images
 
 
@@ -69,9 +69,7 @@ class FastStyle(nn.Module):
 
 def _reflected(x: Array, channels: int, size: int, stride: int, name: str) -> Array:
     """A convolution of a map whose border is reflected."""
-    around = (size // 2, size // 2)
-    x = jnp.pad(x, ((0, 0), around, around, (0, 0)), mode="reflect")
-    return Conv(channels, (size, size), stride, padding=0, name=name)(x)
+    return Conv(channels, (size, size), stride, padding=0, name=name)(reflect(x, size // 2))
 
 
 _PAPER = "Johnson, Alahi & Fei-Fei (2016), arXiv:1603.08155"

@@ -83,20 +83,21 @@ class ResNetGenerator(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv, c, image_channels = partial(Conv, kernel_init=normal), self.channels, x.shape[-1]
-        x = nn.relu(instance_norm(conv(c, (7, 7), padding=0, name="first")(_reflect(x, 3))))
+        x = nn.relu(instance_norm(conv(c, (7, 7), padding=0, name="first")(reflect(x, 3))))
         for i in range(2):
             x = nn.relu(instance_norm(conv(c * 2 ** (i + 1), (3, 3), 2, padding=1, name=f"down{i}")(x)))
         for i in range(self.num_blocks):
-            y = conv(4 * c, (3, 3), padding=0, name=f"block{i}_conv1")(_reflect(x, 1))
-            y = conv(4 * c, (3, 3), padding=0, name=f"block{i}_conv2")(_reflect(nn.relu(instance_norm(y)), 1))
+            y = conv(4 * c, (3, 3), padding=0, name=f"block{i}_conv1")(reflect(x, 1))
+            y = conv(4 * c, (3, 3), padding=0, name=f"block{i}_conv2")(reflect(nn.relu(instance_norm(y)), 1))
             x += instance_norm(y)
         for i in (1, 0):
             x = ConvTranspose(c * 2**i, 3, 2, 1, 1, kernel_init=normal, name=f"up{i}")(x)
             x = nn.relu(instance_norm(x))
-        return jnp.tanh(conv(image_channels, (7, 7), padding=0, name="last")(_reflect(x, 3)))
+        return jnp.tanh(conv(image_channels, (7, 7), padding=0, name="last")(reflect(x, 3)))
 
 
-def _reflect(x: Array, size: int) -> Array:
+def reflect(x: Array, size: int) -> Array:
+    """Returns a map with its border reflected: (B, H, W, C) -> (B, H + 2 size, W + 2 size, C)."""
     return jnp.pad(x, ((0, 0), (size, size), (size, size), (0, 0)), mode="reflect")
 
 
