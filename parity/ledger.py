@@ -207,8 +207,7 @@ def compare_recurrent(name: str) -> dict[str, Any]:
     lengths = [LENGTH, LENGTH // 2]
     inputs = np.random.default_rng(0).normal(size=(2, LENGTH, channels)).astype(np.float32)
     mask = np.arange(LENGTH)[None] < np.array(lengths)[:, None]
-    abstract = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "recurrent"), abstract)
+    variables = transferred(theirs, weights.table("torch", name, "recurrent"), model, inputs)
     return against_torch(
         name,
         f"2x{LENGTH}x{channels}",
@@ -223,8 +222,7 @@ def compare_recurrent(name: str) -> dict[str, Any]:
 def compare_style(name: str) -> dict[str, Any]:
     """Returns the row of fast style transfer, against the layers of PyTorch's example."""
     model, theirs, images = models.create(name), generative.fast_style(), pixels(1, SMALL)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), images)
-    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "style"), abstract)
+    variables = transferred(theirs, weights.table("torch", name, "style"), model, images)
     return against_torch(
         name,
         f"{SMALL}x{SMALL}x3",
@@ -241,10 +239,8 @@ def compare_transformer(name: str) -> dict[str, Any]:
     model = models.create(name, attention_bias=True, epsilon=1e-5)
     sizes = model.vocab_size, model.hidden_size, model.num_layers, model.num_heads, model.mlp_size
     theirs = oracles.torch_transformer(*sizes, models.transformer.sinusoids(LENGTH, model.hidden_size))
-    tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, LENGTH)).astype(np.int32)
-    targets, mask = tokens[::-1, : LENGTH // 2].copy(), np.arange(LENGTH)[None] < np.array([[LENGTH], [LENGTH // 2]])
-    abstract = jax.eval_shape(model.init, jax.random.key(0), tokens, targets)
-    variables = to_ours(saved_and_read(theirs), weights.table("torch", name, "transformer"), abstract)
+    tokens, targets, mask = pair_of_texts(model.vocab_size)
+    variables = transferred(theirs, weights.table("torch", name, "transformer"), model, tokens, targets)
     given = (*map(oracles.tensor, (tokens, targets, mask)),)
     return against_torch(
         name,
@@ -261,10 +257,7 @@ def compare_seq2seq(name: str) -> dict[str, Any]:
     """Returns the row of a stack that reads and one that writes, against torch's LSTMs, whose two biases ours has."""
     model = models.create(name, recurrent_bias=True)
     theirs = oracles.torch_seq2seq(model.vocab_size, model.target_vocab_size, model.hidden_size, model.num_layers)
-    lengths = [LENGTH, LENGTH // 2]
-    tokens = np.random.default_rng(0).integers(2, model.target_vocab_size, (2, LENGTH)).astype(np.int32)
-    targets, mask = tokens[::-1, : LENGTH // 2].copy(), np.arange(LENGTH)[None] < np.array(lengths)[:, None]
-    abstract = jax.eval_shape(model.init, jax.random.key(0), tokens, targets)
+    tokens, targets, mask = pair_of_texts(model.target_vocab_size)  # the fewer
     rules = (
         Rule("source.weight", "params/token_embed/embedding"),
         Rule("target.weight", "params/target_embed/embedding"),
@@ -273,14 +266,16 @@ def compare_seq2seq(name: str) -> dict[str, Any]:
         Rule("head.weight", "params/head/kernel", DENSE),
         Rule("head.bias", "params/head/bias"),
     )
-    variables = to_ours(saved_and_read(theirs), rules, abstract)
+    variables = transferred(theirs, rules, model, tokens, targets)
     return against_torch(
         name,
         f"2x{LENGTH}, two biases",
         variables,
         theirs,
         lambda v, x: model.apply({"params": v["params"] | {"token_embed": {"embedding": x}}}, tokens, targets, mask),
-        lambda x: oracles.call_with(theirs, {"source.weight": x}, *map(oracles.tensor, (tokens, targets)), lengths),
+        lambda x: oracles.call_with(
+            theirs, {"source.weight": x}, *map(oracles.tensor, (tokens, targets)), mask.sum(1).tolist()
+        ),
         np.asarray(variables["params"]["token_embed"]["embedding"]),
     )
 
@@ -334,8 +329,7 @@ def compare_generative(name: str) -> dict[str, Any]:
     model = models.create(name, **({"pool_size": 0} if name == "cyclegan" else {}))
     theirs = oracles.enliven(getattr(generative, name)(*subject.build))
     image = subject.shape if len(subject.shape) == 3 else models.MODELS[name].inputs["images"].shape
-    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image)))
-    variables = to_ours(saved_and_read(theirs), subject.rules, abstract)
+    variables = transferred(theirs, subject.rules, model, jnp.zeros((1, *image)))
 
     def ours_of(variables: Any, batch: np.ndarray) -> jax.Array:
         made = model.apply(variables, batch, method=subject.made)
@@ -423,6 +417,17 @@ def saved_and_read(module) -> dict[str, np.ndarray]:
         path = Path(folder) / "model.pth"
         torch.save(module.state_dict(), path)
         return files.read(path)
+
+
+def transferred(theirs, rules: Rules, model: Any, *inputs: Any) -> Any:
+    """Returns the variables that a model of ours has of a module's arrays, which are saved and read."""
+    return to_ours(saved_and_read(theirs), rules, jax.eval_shape(model.init, jax.random.key(0), *inputs))
+
+
+def pair_of_texts(vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns two sources (2, LENGTH), random targets half as long, and a mask that has half of the second source."""
+    tokens = np.random.default_rng(0).integers(2, vocab_size, (2, LENGTH)).astype(np.int32)
+    return tokens, tokens[::-1, : LENGTH // 2].copy(), np.arange(LENGTH)[None] < np.array([[LENGTH], [LENGTH // 2]])
 
 
 def logits_of(output: Any) -> np.ndarray:
