@@ -11,8 +11,7 @@ The speeches of the years that end in 5 are the test split, 412,951 tokens of a 
 layers, in small: rotary positions, normalised queries and keys; and trains by Muon.
 
 Interpolated trigrams of the same tokens have a perplexity of 20.1 (the third command, 24 s). Ours, jax 0.10.2, seed 0:
-17.5, in 45 min 37 s on two cores that much other work shared, 32 min 49 s on a processor. With 900 of the 1,400 steps
-it is 20.3. characters hasn't been run.
+17.5, in 45 min 37 s on two cores that much other work shared, 32 min 49 s on a processor. characters hasn't been run.
 """
 
 from ml_collections import ConfigDict

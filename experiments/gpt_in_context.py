@@ -7,8 +7,7 @@ In each row keys have other values, so that weights can't know them. The accurac
 row before; a guess among the 16 values has 6 % right.
 
 Ours, jax 0.10.2, seed 0, after 800 steps: two layers 12.4 %, one layer 12.6 %. Both know which values there are in the
-row, and neither looks up the key's, for which the first needs more steps; 650 with Muon and rotary positions weren't
-enough either.
+row, and neither looks up the key's yet.
 """
 
 from ml_collections import ConfigDict
