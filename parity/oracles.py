@@ -225,7 +225,8 @@ def randomise(module, seed: int = 0):
             for name in ("weight", "running_var"):
                 values = getattr(layer, name, None)
                 if values is not None:
-                    values.uniform_(0.5, 1.5, generator=generator).sub_(float(not values.any()))
+                    centre = float(not values.any())  # of what the module adds
+                    values.uniform_(0.5, 1.5, generator=generator).sub_(centre)
             for name in ("bias", "running_mean"):
                 if getattr(layer, name, None) is not None:
                     getattr(layer, name).normal_(0, 0.2, generator=generator)
