@@ -1,7 +1,8 @@
 """Checkpoints: orbax writes and reads them, asynchronously; what to keep and what to trust is decided here.
 
-A checkpoint holds the state and a record: config, versions, revision, command, and the evaluations so far. A step
-becomes visible by one rename, and goes by one rename too, so that a run killed at any moment leaves whole steps only.
+A checkpoint holds the state and a record: config, versions, revision, command, and the evaluations so far; and digests
+of both, which whoever restores compares. A step becomes visible by one rename, and goes by one rename too, so that a
+run killed at any moment leaves whole steps only.
 """
 
 import logging
@@ -15,15 +16,16 @@ import jax
 
 from deepmodels import trees
 from deepmodels.errors import CheckpointError
+from deepmodels.training import integrity
 from deepmodels.trees import PyTree
 
 
 class Restored(NamedTuple):
-    """A state read from a checkpoint, what was recorded with it, and a line for each damaged step passed over."""
+    """A state read from a checkpoint, what was recorded with it, and what to say of it and the steps passed over."""
 
     state: PyTree
     record: dict[str, Any]
-    damaged: list[str]
+    warnings: list[str]
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
@@ -94,9 +96,14 @@ class Checkpoints:
           CheckpointError: this save, or the one before it, failed: the disk is full, say. Earlier steps stay good.
         """
         self.wait()
+        metadata = {
+            "record": dict(record),
+            "record_digest": integrity.text_digest(record),
+            "digests": integrity.digests(state),
+        }
         try:
             self._pending = self._orbax.save_checkpointables_async(
-                step, {"state": state}, force=True, custom_metadata={"record": dict(record)}
+                step, {"state": state}, force=True, custom_metadata=metadata
             )
         except Exception as error:
             raise self._failed(error) from error
@@ -149,6 +156,10 @@ class Checkpoints:
                     raise ValueError("its metadata can't be read")
                 self._check(newest, saved.metadata["state"], abstract)
                 restored = self._orbax.load_checkpointables(newest, {"state": abstract})
+                if "digests" in saved.custom_metadata:
+                    _compare(restored["state"], saved.custom_metadata)
+                else:
+                    said.append(f"checkpoint of step {newest} has no digests, as it is of an older version: unchecked")
                 return Restored(restored["state"], saved.custom_metadata["record"], said)
             except CheckpointError:
                 raise
@@ -193,6 +204,15 @@ class Checkpoints:
             f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free "
             f"there; {kept}"
         )
+
+
+def _compare(state: PyTree, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a state and its record are those that were saved, to the bit."""
+    if integrity.text_digest(metadata["record"]) != metadata["record_digest"]:
+        raise ValueError("its record isn't the one that was saved")
+    if wrong := integrity.differing(state, metadata["digests"]):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"not what was saved: {', '.join(wrong[:3])}{more}")
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

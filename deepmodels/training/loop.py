@@ -91,7 +91,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
             say(line)
     else:
         state, evaluations = restored.state, restored.record["evaluations"]
-        for line in restored.damaged:
+        for line in restored.warnings:
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
