@@ -14,7 +14,10 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command and exits: 0 done, 1 an error that is said in one paragraph, 2 wrong usage, 130 interrupted."""
+    """Runs the command and exits: 0 done, 1 an error that is said in one paragraph, 2 wrong usage, 130 interrupted.
+
+    And of training: 75 asked to leave and saved, so start it again; 77 diverged, so don't start it again as it is.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -23,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown arguments: {' '.join(rest)}")
         options.run(options, overrides)
     except DeepModelsError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)

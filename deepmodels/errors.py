@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 
 class DeepModelsError(Exception):
-    """Base of the errors that deepmodels raises on purpose; the command prints one as a paragraph and exits with 1."""
+    """Base of the errors that deepmodels raises on purpose; the command prints one as a paragraph and exits."""
+
+    exit_code = 1  # of the command
 
 
 class ConfigError(DeepModelsError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import deepmodels
-from deepmodels import cli
+from deepmodels import cli, training
 
 ROOT = Path(__file__).parent.parent
 LENET = "experiments/lenet5_fashion.py"
@@ -23,8 +23,8 @@ def run(capsys, *arguments) -> str:
 def error(capsys, *arguments) -> str:
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)
-    assert isinstance(exit_info.value.code, str), "one paragraph on standard error, exit code 1"
-    return exit_info.value.code
+    assert exit_info.value.code == 1
+    return capsys.readouterr().err
 
 
 def test_list(capsys):
@@ -113,6 +113,18 @@ def test_mistakes_exit_with_one_paragraph(capsys, tmp_path):
     assert "needs a value" in error(capsys, *train, "--config.seed")
     assert "doesn't exist" in error(capsys, "train", "--config=experiments/lenet.py", f"--workdir={tmp_path}")
     assert "isn't a run" in error(capsys, "evaluate", f"--workdir={tmp_path}")
+
+
+@pytest.mark.parametrize(("raised", "code"), [(training.Preempted, 75), (training.TrainingError, 77)])
+def test_an_end_that_schedulers_tell_apart(capsys, tmp_path, monkeypatch, raised, code):
+    def train(*_, **__):
+        raise raised("this is why")
+
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(("train", f"--config={LENET}", f"--workdir={tmp_path}"))
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == "error: this is why\n"
 
 
 def test_unknown_arguments_are_wrong_usage(capsys):

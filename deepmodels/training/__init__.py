@@ -3,9 +3,11 @@
 from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
+from deepmodels.training.preemption import Preempted
 from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
 
 __all__ = [
+    "Preempted",
     "Result",
     "TrainState",
     "TrainingError",

@@ -30,6 +30,7 @@ from deepmodels.training.freeze import trainable_table
 from deepmodels.training.frozen import FROZEN
 from deepmodels.training.optimizer import averaged_params
 from deepmodels.training.pictures import make_pictures
+from deepmodels.training.preemption import Preempted, preemptible
 from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
@@ -42,6 +43,8 @@ _TEXTS = 12  # in the report
 
 class TrainingError(DeepModelsError):
     """Training can't go on: the loss isn't finite, say."""
+
+    exit_code = 77  # starting it again as it is would end here again
 
 
 class Result(NamedTuple):
@@ -70,19 +73,31 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
       WeightsError: the weights to start from aren't there, can't be read, or don't fit the model.
       CheckpointError: a checkpoint can't be saved, or none of those there can be read.
       TrainingError: the loss isn't finite.
+      Preempted: SIGTERM came; the state is saved, and the same call goes on from it.
     """
     say = (lambda _: None) if quiet or jax.process_index() else print
     cache.enable()
     x = experiment.make(config)
-    config, every = x.config, x.config.every
-    watched = "validation" if "validation" in x.sources else "test"
     judging.check(x)
-    _check_metrics(x, watched)
-    if config.decode is not None:
+    _check_metrics(x)
+    if x.config.decode is not None:
         decoding.check(x)
     given = {} if saved_steps(workdir) else experiment.pretrained(x)
-    workdir = open_workdir(workdir, config)
+    with open_workdir(workdir, x.config) as workdir, preemptible() as leaving:
+        return _train(x, workdir, given, leaving, say, quiet)
 
+
+def _train(
+    x: Experiment,
+    workdir: Path,
+    given: Mapping[str, jax.Array],
+    leaving: Callable[[], bool],
+    say: Callable[[str], None],
+    quiet: bool,
+) -> Result:
+    """The run itself, in a folder that is its own: with the leaves to start from, and who says that it must leave."""
+    config, every = x.config, x.config.every
+    watched = _watched(x)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(x.abstract)
     if restored is None:
@@ -141,11 +156,15 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
                 improved = best_step(evaluations, config.keep) == step
                 stop = stop or should_stop(evaluations, config.early_stopping)
 
-            if step % every.checkpoint == 0 or improved or stop:
+            asked = leaving()
+            if step % every.checkpoint == 0 or improved or stop or asked:
                 meter.check()
                 with meter.paused():
                     checkpoints.save(step, train_step.leave(state), record)
                     checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
+            if asked and not stop:
+                checkpoints.close()
+                raise Preempted(f"SIGTERM: saved step {step:,} in {workdir}; the same command goes on from there")
 
             if not stop:
                 with meter.waiting():
@@ -313,7 +332,13 @@ def should_stop(evaluations: list[dict[str, float]], early_stopping: Mapping[str
     return best is not None and sum(values["step"] > best for values in evaluations) >= early_stopping["patience"]
 
 
-def _check_metrics(x: Experiment, watched: str) -> None:
+def _watched(x: Experiment) -> str:
+    """The split that a run looks at while it trains."""
+    return "validation" if "validation" in x.sources else "test"
+
+
+def _check_metrics(x: Experiment) -> None:
+    watched = _watched(x)
     asked = {"config.keep.best": x.config.keep.best}
     if x.config.early_stopping is not None:
         asked["config.early_stopping.metric"] = x.config.early_stopping.metric

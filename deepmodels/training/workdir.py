@@ -1,11 +1,15 @@
 """The folder of a run: made once, and entered again only by the same training."""
 
+import contextlib
+import fcntl
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,13 @@ from deepmodels.errors import ConfigError
 PACKAGES = ("deepmodels-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
-    """Makes the folder of a run, or enters the one that the same config has made before, and returns it.
+@contextlib.contextmanager
+def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Makes the folder of a run, or enters the one that the same config has made before, and holds it alone.
 
     Raises:
-      ConfigError: the folder can't be written, or was made by a config that trains something else; the message has
-        the values that differ.
+      ConfigError: the folder can't be written, another process trains in it, or it was made by a config that trains
+        something else; the message has the values that differ.
     """
     workdir = Path(workdir)
     try:
@@ -33,20 +38,41 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"workdir {str(workdir)!r} can't be written: {error.strerror}") from error
-    stored = workdir / "config.json"
-    if stored.exists():
-        lines = configs.differences(configs.complete(read_config(workdir)), config)
-        if lines:
+    with _alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        stored = workdir / "config.json"
+        if stored.exists():
+            lines = configs.differences(configs.complete(read_config(workdir)), config)
+            if lines:
+                raise ConfigError(
+                    f"workdir {str(workdir)!r} holds a run of another config:\n  "
+                    + "\n  ".join(lines)
+                    + "\nGo on with the old values, or choose another workdir"
+                )
+        if jax.process_index() == 0:
+            temporary = workdir / ".config.json.new"
+            temporary.write_text(configs.to_json(config) + "\n")
+            temporary.replace(stored)
+        yield workdir
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Locks a folder until the end, or the end of the process, however that comes."""
+    with open(workdir / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
             raise ConfigError(
-                f"workdir {str(workdir)!r} holds a run of another config:\n  "
-                + "\n  ".join(lines)
-                + "\nGo on with the old values, or choose another workdir"
-            )
-    if jax.process_index() == 0:
-        temporary = workdir / ".config.json.new"
-        temporary.write_text(configs.to_json(config) + "\n")
-        temporary.replace(stored)
-    return workdir
+                f"workdir {str(workdir)!r} is in use: {file.read().strip()} trains in it. Wait, stop that process, or "
+                "choose another workdir"
+            ) from error
+        except OSError as error:
+            warnings.warn(f"{workdir} can't be locked ({error.strerror}): nothing keeps a second run out", stacklevel=4)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:

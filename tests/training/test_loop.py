@@ -18,9 +18,10 @@ import deepmodels
 from deepmodels import config as configs
 from deepmodels import trees
 from deepmodels.errors import CheckpointError, ConfigError, DataError, ShapeError
-from deepmodels.training import TrainingError, experiment
-from deepmodels.training.checkpoint import Checkpoints
+from deepmodels.training import Preempted, TrainingError, experiment, loop
+from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.loop import best_step, should_stop
+from deepmodels.training.workdir import open_workdir
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
@@ -242,6 +243,36 @@ def test_an_unwritable_workdir(tiny_config, tmp_path):
         train(tiny_config(), tmp_path / "file" / "run")
     with pytest.raises(ConfigError, match="isn't a run"):
         deepmodels.evaluate(tmp_path)
+
+
+def test_a_second_run_in_a_workdir_is_refused(tiny_config, tmp_path):
+    with (
+        open_workdir(tmp_path, configs.complete(tiny_config())),
+        pytest.raises(ConfigError, match=f"is in use: process {os.getpid()} on .* trains in it"),
+    ):
+        train(tiny_config(steps=1), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == tiny_config()["steps"], "left as it was"
+
+
+def test_a_run_that_is_asked_to_leave_saves_and_goes_on_bitwise(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(steps=8, every={"log": 8, "evaluate": 8, "checkpoint": 8})
+    whole = train(config, tmp_path / "whole")
+
+    class Meter(loop.Meter):
+        def add(self, step, metrics):
+            super().add(step, metrics)
+            if step == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "Meter", Meter)
+    with pytest.raises(Preempted, match="SIGTERM: saved step 3 in") as raised:
+        train(config, tmp_path / "left")
+    monkeypatch.setattr(loop, "Meter", Meter.__base__)
+    assert raised.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert saved_steps(tmp_path / "left") == [3]
+    assert_same_state(whole.state, train(config, tmp_path / "left").state)
 
 
 @pytest.fixture

@@ -244,8 +244,10 @@ def test_frozen_leaves_get_no_gradient_and_the_others_what_they_got():
 
 def test_a_run_that_was_started_before_there_was_this_section_goes_on(tiny_config, tmp_path):
     config = configs.complete(tiny_config())
-    path = open_workdir(tmp_path, config) / "config.json"
+    with open_workdir(tmp_path, config) as workdir:
+        path = workdir / "config.json"
     stored = json.loads(path.read_text())
     del stored["init"]
     path.write_text(json.dumps(stored))
-    assert open_workdir(tmp_path, config) == tmp_path
+    with open_workdir(tmp_path, config) as workdir:
+        assert workdir == tmp_path
