@@ -188,17 +188,24 @@ def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """deepmodels.analysis.doctor.checks()"""
+    """deepmodels.analysis.doctor.checks(), or deepmodels.training.check_run(WORKDIR)"""
     from deepmodels import cache
     from deepmodels.analysis.doctor import checks
 
     cache.enable()
-    rows = checks()
+    if options.workdir is not None:
+        from deepmodels import training
+
+        rows = training.check_run(options.workdir)
+    else:
+        rows = checks()
     _show(
         options,
         [check._asdict() for check in rows],
         lambda: [f"{'ok  ' if check.ok else '--  '}{check.name}: {check.detail}" for check in rows],
     )
+    if options.workdir is not None and not all(check.ok for check in rows):
+        sys.exit(1)
 
 
 def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -307,6 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("names", nargs="*", metavar="NAME", help="models; all that have another implementation by default")
 
     sub = command("doctor", doctor, "Check this installation: versions, devices, what works and what is missing.")
+    sub.add_argument("--workdir", metavar="DIR", help="check a run's folder instead: read and compare all checkpoints")
     sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -1,5 +1,6 @@
 """Training: the loop, the step, optimizers, checkpoints, and what a run writes. It imports every other room."""
 
+from deepmodels.training.inspection import check_run
 from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
@@ -11,6 +12,7 @@ __all__ = [
     "Result",
     "TrainState",
     "TrainingError",
+    "check_run",
     "evaluate",
     "load_run",
     "make_adversarial_step",

@@ -66,6 +66,32 @@ def chosen_step(workdir: str | Path) -> int:
     return best if best in steps else steps[-1]
 
 
+def examine(workdir: str | Path, step: int) -> str:
+    """Returns what the checkpoint of a step holds, after reading and comparing all of it; nothing is changed.
+
+    Raises:
+      CheckpointError: it is damaged, or has no digests to compare with.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    folder = Path(workdir, "checkpoints", str(step)).absolute()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        with jax.enable_x64(True):  # or it would be cast
+            saved = ocp.checkpointables_metadata(folder)
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), saved.metadata["state"]
+            )
+            state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+            if "digests" not in saved.custom_metadata:
+                raise ValueError("it has no digests, as it is of an older version")
+            _compare(state, saved.custom_metadata)
+    except Exception as error:  # orbax raises whatever its layers do
+        raise CheckpointError(f"checkpoint of step {step}: {_root_cause(error)}") from error
+    leaves = jax.tree.leaves(state)
+    return f"{len(leaves)} leaves, {trees.count(state):,} numbers, all as they were saved"
+
+
 class Checkpoints:
     """The checkpoints of one run, in the folders `checkpoints` and, set aside, `damaged` of its workdir."""
 
