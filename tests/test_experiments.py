@@ -134,6 +134,7 @@ def test_pieces_of_an_address_are_on_one_side(tmp_path, monkeypatch):
     for year in range(1790, 2021, 2):
         (folder / f"{year}_somebody_d.txt").write_text(" ".join(f"{year}word{i}" for i in range(90)))
     monkeypatch.setattr(sys, "argv", ["speeches.py", str(tmp_path / "package"), str(tmp_path / "target")])
+    monkeypatch.syspath_prepend(EXPERIMENTS / "data")  # as for a script
     runpy.run_path(str(EXPERIMENTS / "data" / "speeches.py"), run_name="__main__")
     years = {}
     for split in ("train", "test"):
