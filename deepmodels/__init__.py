@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deepmodels.generation import generate
     from deepmodels.loading import convert, load, load_folder, save_folder
     from deepmodels.models import create, list_models
-    from deepmodels.training import evaluate, train
+    from deepmodels.training import estimate, evaluate, train
 
 _PLACES = {
     "create": ("deepmodels.models", "create"),
@@ -35,6 +35,7 @@ _PLACES = {
     "generate": ("deepmodels.generation", "generate"),
     "load_config": ("deepmodels.config", "load"),
     "train": ("deepmodels.training", "train"),
+    "estimate": ("deepmodels.training", "estimate"),
     "evaluate": ("deepmodels.training", "evaluate"),
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "convert",
     "create",
+    "estimate",
     "evaluate",
     "generate",
     "info",

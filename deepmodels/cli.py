@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     try:
-        overrides = _overrides(rest) if options.command == "train" else {}
-        if rest and options.command != "train":
+        overridable = options.command in ("train", "estimate")
+        overrides = _overrides(rest) if overridable else {}
+        if rest and not overridable:
             parser.error(f"unknown arguments: {' '.join(rest)}")
         options.run(options, overrides)
     except DeepModelsError as error:
@@ -175,9 +177,20 @@ def list_models(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """deepmodels.info(NAME)"""
+    """deepmodels.info(NAME), or deepmodels.analysis.placement(NAME, MESH)"""
     from deepmodels import analysis, models
 
+    if options.mesh is not None:
+        from rich.table import Table
+
+        places = analysis.placement(options.name, _mesh(options.mesh))
+        table = Table("parameter", "shape", "divided by", "bytes of a device", box=None, header_style="bold")
+        for place in places:
+            divided = ", ".join(axis or "-" for axis in place.axes) if any(place.axes) else "whole"
+            table.add_row(place.name, "x".join(map(str, place.shape)) or "scalar", divided, f"{place.bytes:,}")
+        total = f"{options.name} on {options.mesh}: {sum(place.bytes for place in places):,} bytes of each device"
+        _show(options, [place._asdict() for place in places], lambda: [table, total])
+        return
     if options.json:
         print(json.dumps(analysis.info(options.name), indent=2))
         return
@@ -185,6 +198,43 @@ def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     variant = models.MODELS[options.name]
     table = analysis.summary(model, *analysis.example(variant), depth=options.depth)
     _show(options, None, lambda: [f"{options.name}: {variant.family}, {variant.year}. {variant.paper}", table])
+
+
+def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.estimate(CONFIG_OR_NAME, mesh=..., hardware=..., tokens=..., ...)"""
+    if options.topology is not None:  # before JAX starts
+        if options.topology < 1:
+            raise ConfigError(f"--topology: expected a number of devices, got {options.topology}")
+        flag = f"--xla_force_host_platform_device_count={options.topology}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from deepmodels import cache, config, training
+
+    cache.enable()
+    named = ".py" not in options.what
+    if named and overrides:
+        raise ConfigError("--config.a.b=value is for an experiment's config, not for a model by its name")
+    found = training.estimate(
+        options.what if named else config.load(options.what, overrides),
+        mesh=None if options.mesh is None else _mesh(options.mesh),
+        batch_size=options.batch_size,
+        hardware=options.hardware,
+        tokens=options.tokens,
+        utilisation=options.utilisation,
+        price=options.price,
+    )
+    _show(options, found.to_dict(), lambda: [str(found)])
+
+
+def _mesh(text: str) -> dict[str, int]:
+    """The sizes of "data=2,fsdp=4"."""
+    sizes = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals or not size.lstrip("-").isdigit():
+            raise ConfigError(f"--mesh {text}: expected axis=size, separated by commas: data=2,fsdp=4")
+        sizes[name.strip()] = int(size)
+    return sizes
 
 
 def doctor(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -308,7 +358,20 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", info, "Show a model layer by layer, with shapes, parameters and FLOPs.")
     sub.add_argument("name", help="as `deepmodels list` prints it")
     sub.add_argument("--depth", type=int, help="levels of submodules to show")
+    sub.add_argument("--mesh", metavar="AXES", help="where each parameter lives instead: data=2,fsdp=4,tensor=2")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("estimate", estimate, "Say what training takes per device, by compiling its step for a mesh.")
+    sub.add_argument("what", metavar="FILE[:SIZE]|NAME", help="an experiment's file and size, or a model's name")
+    sub.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=4,tensor=2; default: the config's")
+    sub.add_argument("--topology", type=int, metavar="N", help="virtual devices; default: those of this machine")
+    sub.add_argument("--batch-size", type=int, metavar="N", help="examples of a step, on all devices")
+    sub.add_argument("--hardware", metavar="NAME", help="v100, a100, h100, h200, tpu_v4, tpu_v5e, tpu_v5p")
+    sub.add_argument("--tokens", type=float, metavar="N", help="a budget, 300e9, for days and energy")
+    sub.add_argument("--utilisation", type=float, default=0.4, metavar="X", help="of the peak (default: 0.4)")
+    sub.add_argument("--price", type=float, metavar="X", help="of a device for an hour, for the cost")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.epilog = "Any value of the config: --config.model.remat=full"
 
     sub = command("parity", parity, "Compare models with independent implementations; writes PARITY.md.")
     sub.add_argument("names", nargs="*", metavar="NAME", help="models; all that have another implementation by default")

@@ -34,7 +34,7 @@ ALLOWED = {
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
     "evaluation": {"parallel", "trees", "metrics"},
-    "analysis": {"models", "trees", "cache"},
+    "analysis": {"models", "trees", "cache", "parallel"},
     "training": {
         "trees", "arguments", "cache", "tuning", "config", "layers", "augment", "data", "objectives", "models",
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers", "sampling",

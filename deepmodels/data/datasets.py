@@ -21,6 +21,8 @@ from deepmodels.data.long_lag import AddingSource, CopyingSource
 from deepmodels.data.shapes import CLASSES as SHAPES
 from deepmodels.data.shapes import RECORDS, ShapesSource
 from deepmodels.data.sources import ArraySource, Source, split_validation
+from deepmodels.data.synthetic import RECORDS as SYNTHETIC
+from deepmodels.data.synthetic import SyntheticSource
 from deepmodels.data.text import (
     load_cmudict,
     load_english_spanish,
@@ -276,6 +278,32 @@ def load_recall(split: str, *, pairs: int = 24, keys: int = 16) -> Source | None
     return RecallSource(split, pairs, keys) if split in IN_CONTEXT else None
 
 
+def load_synthetic(
+    split: str,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    length: int | None = None,
+    target_length: int | None = None,
+    vocab_size: int | None = None,
+) -> Source | None:
+    """Returns one split of records drawn at random, 65,536 and 1,024 of them; see SyntheticSource.
+
+    Args:
+      split: "train" or "test".
+      image_shape, num_classes: of pictures.
+      length, target_length, vocab_size: of texts.
+
+    Raises:
+      ConfigError: neither pictures nor texts are asked for, both are, or what they need is missing.
+    """
+    return (
+        SyntheticSource(split, image_shape, num_classes, length, target_length, vocab_size)
+        if split in SYNTHETIC
+        else None
+    )
+
+
 DIGITS = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -286,6 +314,7 @@ DATASETS: dict[str, Dataset] = {
     "adding": Dataset(load_adding),
     "copying": Dataset(load_copying),
     "recall": Dataset(load_recall),
+    "synthetic": Dataset(load_synthetic),
     "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
     "npz": Dataset(load_npz),

@@ -1,15 +1,27 @@
 """The device mesh, the placement of batches on it, and the rules that say where parameters live."""
 
-from deepmodels.parallel.mesh import batch_sharding, check_batch_size, make_mesh, place, prefetch
+from deepmodels.parallel.mesh import (
+    batch_sharding,
+    check_batch_size,
+    describe_mesh,
+    keep_batch_divided,
+    make_mesh,
+    place,
+    prefetch,
+    shares,
+)
 from deepmodels.parallel.rules import RULES, shardings, shardings_like
 
 __all__ = [
     "RULES",
     "batch_sharding",
     "check_batch_size",
+    "describe_mesh",
+    "keep_batch_divided",
     "make_mesh",
     "place",
     "prefetch",
     "shardings",
     "shardings_like",
+    "shares",
 ]

@@ -1,11 +1,13 @@
 """The device mesh: making one from a config, and placing a host's batches on it."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from flax import linen as nn
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels.errors import ConfigError, ShapeError, nearest
 from deepmodels.trees import PyTree
@@ -14,7 +16,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(axes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh whose axes have the given sizes.
 
     Args:
@@ -25,13 +27,8 @@ def make_mesh(axes: Mapping[str, int], devices: list[jax.Device] | None = None) 
       ConfigError: an unknown axis, or sizes that don't multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    for name in axes:
-        if name not in AXES:
-            raise ConfigError(f"config.mesh has no axis {name!r}: {nearest(name, AXES)}")
-    sizes = [int(axes.get(name, 1)) for name in AXES]
-    given = " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ConfigError(f"config.mesh {given}: sizes are positive, and at most one is -1")
+    sizes = _sizes(axes)
+    given = _written(sizes)
     if -1 in sizes:
         rest = -int(np.prod(sizes))
         if len(devices) % rest:
@@ -45,20 +42,85 @@ def make_mesh(axes: Mapping[str, int], devices: list[jax.Device] | None = None) 
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def describe_mesh(axes: Mapping[str, int]) -> AbstractMesh:
+    """Returns a mesh without devices, for where leaves would live on it: all of its sizes have to be given.
+
+    Args:
+      axes: sizes by axis name (data, fsdp, tensor); absent means 1.
+
+    Raises:
+      ConfigError: an unknown axis, or a size that isn't positive.
+    """
+    sizes = _sizes(axes)
+    if -1 in sizes:
+        raise ConfigError(f"mesh {_written(sizes)}: without devices there is nothing for -1 to take")
+    return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(axes: Mapping[str, int]) -> list[int]:
+    for name in axes:
+        if name not in AXES:
+            raise ConfigError(f"config.mesh has no axis {name!r}: {nearest(name, AXES)}")
+    sizes = [int(axes.get(name, 1)) for name in AXES]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ConfigError(f"config.mesh {_written(sizes)}: sizes are positive, and at most one is -1")
+    return sizes
+
+
+def _written(sizes: Sequence[int]) -> str:
+    return " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ConfigError unless each device gets the same number of examples in each accumulated part of a batch."""
-    shares = int(np.prod([mesh.shape[name] for name in BATCH_AXES])) * accumulate
-    if batch_size % shares:
-        fits = max(shares, batch_size // shares * shares)
+    count = shares(mesh) * accumulate
+    if batch_size % count:
+        fits = max(count, batch_size // count * count)
         raise ConfigError(
-            f"config.data.batch_size={batch_size} can't be divided by {shares} (data x fsdp devices x accumulate): "
+            f"config.data.batch_size={batch_size} can't be divided by {count} (data x fsdp devices x accumulate): "
             f"{fits} can"
         )
+
+
+def shares(mesh: Mesh | AbstractMesh) -> int:
+    """Returns into how many parts a mesh divides a batch."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first axis over the data and fsdp axes of the mesh."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def keep_batch_divided(objective: Callable, mesh: Mesh) -> Callable:
+    """Returns an objective under which all that the model's modules return stays divided along the batch, as it came.
+
+    Parameters are divided over the same devices, and where both meet the compiler has to gather one of them. Left to
+    itself it may choose the batch, by what a small addition suggests, and then each device computes all of it.
+
+    Args:
+      objective: `(forward, batch, key) -> ...`.
+      mesh: where it runs. Without parameters that are divided the objective is returned as it is.
+    """
+    if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+        return objective
+
+    def divided(forward, batch, key, **named):
+        (rows,) = {len(leaf) for leaf in jax.tree.leaves(batch)}
+
+        def constrain(leaf):
+            if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] != rows or rows % shares(mesh):
+                return leaf
+            free = (PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
+            return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(BATCH_AXES, *free)))
+
+        def call(function, arguments, named, context):
+            return jax.tree.map(constrain, function(*arguments, **named))
+
+        with nn.intercept_methods(call):
+            return objective(forward, batch, key, **named)
+
+    return divided
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ largest dimension that the fsdp axis divides.
 import math
 import re
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels import trees
 from deepmodels.errors import ConfigError
@@ -21,6 +21,8 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?head/bias", (None,)),
     (r"(.*/)?token_embed/embedding", ("tensor",)),  # nor does the number of words
     (r"(.*/)?experts/(gate|up|down)/kernel", ("tensor", None, None)),  # whole experts
+    # the second of two products takes what its device has of the first: Shoeybi et al. (2019), arXiv:1909.08053
+    (r"(.*/)?(out|down|dense2|wo)/kernel", ("tensor", None)),
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 
@@ -28,7 +30,7 @@ SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole
 LARGE = 2**20  # elements; a leaf above that nothing shards is an error
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: tuple[tuple[str, Placement], ...] = RULES) -> PyTree:
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, Placement], ...] = RULES) -> PyTree:
     """Returns a NamedSharding for each leaf of a tree of parameters.
 
     Args:
@@ -68,7 +70,9 @@ def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> 
     return trees.map_named(sharding, tree)
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[tuple[str, Placement], ...]) -> PartitionSpec:
+def _spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, Placement], ...]
+) -> PartitionSpec:
     spec: list[str | None] = [None] * len(shape)
     size = math.prod(shape)
     if size < SMALL:

@@ -4,15 +4,18 @@ from deepmodels.training.inspection import check_run
 from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
+from deepmodels.training.planning import Estimate, estimate
 from deepmodels.training.preemption import Preempted
 from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
 
 __all__ = [
+    "Estimate",
     "Preempted",
     "Result",
     "TrainState",
     "TrainingError",
     "check_run",
+    "estimate",
     "evaluate",
     "load_run",
     "make_adversarial_step",

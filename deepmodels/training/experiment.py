@@ -1,7 +1,7 @@
 """From a config to what it names: mesh, model, objective, optimizer, data, and the shapes and places of the state."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,8 +67,12 @@ class Experiment(NamedTuple):
     frozen: dict[str, Network]  # other networks, by name, none of which trains
 
 
-def make(config: Mapping[str, Any]) -> Experiment:
+def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Returns the experiment that a config describes; nothing is compiled and no array is made yet.
+
+    Args:
+      config: a mapping as an experiment's get_config() returns it.
+      devices: of the mesh; all there are by default.
 
     Raises:
       ConfigError: a name, an argument or a size in the config is wrong, or its parts don't fit together.
@@ -78,7 +82,7 @@ def make(config: Mapping[str, Any]) -> Experiment:
     config = configs.complete(config)
     frozen.complete(config.frozen)
     networks = frozen.networks(config)
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = parallel.make_mesh(config.mesh, devices)
     parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate * config.critic_steps)
     model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
     _check_players(config, model)
@@ -212,12 +216,13 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
     """
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
+    objective = parallel.keep_batch_divided(x.objective, x.mesh)
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
             named["adaptive"] = Adaptive(**config.adaptive_augment)
-        return make_adversarial_step(x.model, x.objective, x.optimizer, critic_steps=config.critic_steps, **named)
+        return make_adversarial_step(x.model, objective, x.optimizer, critic_steps=config.critic_steps, **named)
     named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=x.freeze)
-    return make_train_step(x.model, x.objective, x.optimizer, **named)
+    return make_train_step(x.model, objective, x.optimizer, **named)
 
 
 def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarray]]:

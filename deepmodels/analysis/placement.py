@@ -1,0 +1,48 @@
+"""Where a model's parameters live on a mesh, before there are any devices."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from deepmodels import models, parallel, trees
+from deepmodels.analysis.summary import example
+from deepmodels.errors import unknown
+
+
+class Place(NamedTuple):
+    """One leaf: its shape, the mesh axis that divides each of its dimensions, and the bytes of one device's part."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    bytes: int
+
+
+def placement(name: str, mesh: Mapping[str, int]) -> list[Place]:
+    """Returns a line for each parameter of a model, in float32, in the order of their names.
+
+    Args:
+      name: of the table of models.
+      mesh: sizes by axis (data, fsdp, tensor).
+
+    Raises:
+      ConfigError: no such model or axis, or the mesh doesn't divide a leaf that it has to; the message names it.
+    """
+    if name not in models.MODELS:
+        raise unknown("model", name, models.MODELS)
+    described = parallel.describe_mesh(mesh)
+    model = models.create(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example(models.MODELS[name]))
+    leaves = trees.flatten(variables.get("params", {}))
+    places = trees.flatten(parallel.shardings(variables.get("params", {}), described))
+    return [
+        Place(
+            leaf,
+            tuple(array.shape),
+            (*places[leaf].spec, *[None] * (array.ndim - len(places[leaf].spec))),
+            math.prod(places[leaf].shard_shape(array.shape)) * array.dtype.itemsize,
+        )
+        for leaf, array in sorted(leaves.items())
+    ]
