@@ -19,7 +19,10 @@ At every evaluation samples are drawn, into the run's folder `pictures`, and 2,0
 the test split: fid, kid, precision and recall by the 84 features before LeNet-5's last layer, so that fid isn't that of
 papers, which is Inception's; recognised, how sure LeNet-5 is; classes, as of how many it takes them, 10 at most.
 
-Ours: not run yet.
+Ours, jax 0.10.2, seed 0: quarter in 22 min 59 s on two cores that much other work shared, 7 min 36 s of them on a
+processor. fid falls at each of ten evaluations, from 132.4 after the first epoch to 29.7 after the tenth, recall rises
+from 0.04 to 0.59; recognised 75.8 %, classes 9.87. The samples look like garments and shoes, some of them torn. The
+others haven't been run.
 """
 
 from ml_collections import ConfigDict
