@@ -206,6 +206,16 @@ def import_transformers() -> ModuleType:
     return library
 
 
+@cache
+def import_diffusers() -> ModuleType:
+    """Returns diffusers, without its progress bars and advice; or skips the test."""
+    import_transformers()  # which diffusers imports where it is
+    library = pytest.importorskip("diffusers")
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    return library
+
+
 _declared: list = []  # what is declared lives as long as the object that did it
 
 
