@@ -10,6 +10,7 @@ from deepmodels.errors import unknown
 from deepmodels.models import (
     alexnet,
     autoencoder,
+    autoencoder_kl,
     bert,
     boltzmann,
     convnext,
@@ -17,6 +18,7 @@ from deepmodels.models import (
     deeplab,
     deepseek,
     densenet,
+    diffusion,
     efficientnet,
     fcn,
     gan,
@@ -80,6 +82,8 @@ MODELS: dict[str, Variant] = {
     **translation.VARIANTS,
     **super_resolution.VARIANTS,
     **style.VARIANTS,
+    **diffusion.VARIANTS,
+    **autoencoder_kl.VARIANTS,
 }
 
 

@@ -15,6 +15,7 @@ from deepmodels.objectives.adversarial import adversarial
 from deepmodels.objectives.classification import classification, classification_with_auxiliary, perceptron
 from deepmodels.objectives.contrastive import contrastive_divergence, up_down
 from deepmodels.objectives.ctc import ctc
+from deepmodels.objectives.diffusion import diffusion
 from deepmodels.objectives.language import (
     language_modelling,
     masked_lm,
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, Callable] = {
     "contrastive_divergence": contrastive_divergence,
     "ctc": ctc,
     "cycle_consistency": cycle_consistency,
+    "diffusion": diffusion,
     "discrete_vae": discrete_vae,
     "elbo": elbo,
     "language_modelling": language_modelling,

@@ -732,6 +732,75 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }  # of a process by its powers
 
 
+class Levels(NamedTuple):
+    """A process at some of its times, arrays (B,); what is trained on sees scale * (signal * clean + level * noise)."""
+
+    signal: Array
+    level: Array
+    timestep: Array
+    scale: Array
+
+
+CONTINUOUS = ("flow", "flow_logit_normal", "edm")
+
+
+def drawn_levels(key: Array, process: str, count: int, num_steps: int = 1000, sigma_data: float = 0.5) -> Levels:
+    """Returns times of a process at random, as a model is trained at them, in float32.
+
+    Args:
+      key: of the draw.
+      process: a key of `BETAS`, whose steps are equally likely; "flow", from data to noise in a straight line, all of
+        whose levels are, or "flow_logit_normal", those in the middle more, Esser et al. (2024), arXiv:2403.03206,
+        section 3.1; "edm", data plus noise of a log-normal level, Karras et al. (2022), arXiv:2206.00364, table 1.
+      count: B.
+      num_steps: T, of a process with steps; a flow's model is told T times the level.
+      sigma_data: standard deviation of the clean data, for "edm".
+
+    Raises:
+      ConfigError: the process is unknown.
+    """
+    if process in BETAS:
+        powers = jnp.asarray(signal_powers(process, num_steps))
+        step = jax.random.randint(key, (count,), 0, num_steps)
+        power = powers[step]
+        return Levels(jnp.sqrt(power), jnp.sqrt(1 - power), step.astype(jnp.float32), jnp.ones(count, jnp.float32))
+    if process not in CONTINUOUS:
+        raise unknown("process", process, (*BETAS, *CONTINUOUS))
+    if process == "edm":
+        sigma = jnp.exp(-1.2 + 1.2 * jax.random.normal(key, (count,), jnp.float32))
+        scale = jax.lax.rsqrt(jnp.square(sigma) + sigma_data**2)
+        return Levels(jnp.ones_like(sigma), sigma, 0.25 * jnp.log(sigma), scale)
+    if process == "flow":
+        level = jax.random.uniform(key, (count,), jnp.float32)
+    else:
+        level = jax.nn.sigmoid(jax.random.normal(key, (count,), jnp.float32))
+    return Levels(1 - level, level, num_steps * level, jnp.ones_like(level))
+
+
+def sampler_of(process: str, steps: int, name: str = "ddim", prediction: str = "epsilon") -> Sampler:
+    """Returns a sampler of a model of values in [-1, 1] that was trained with a process.
+
+    Args:
+      process: as `drawn_levels` takes it.
+      steps: of the sampler.
+      name: a key of `SAMPLERS`, for a process with steps; a flow's is Euler's method, that of "edm" Heun's.
+      prediction: a key of `PREDICTIONS`.
+
+    Raises:
+      ConfigError: a name is unknown, or the process's model predicts something else.
+    """
+    if process in BETAS:
+        if name not in SAMPLERS:
+            raise unknown("sampler", name, SAMPLERS)
+        return SAMPLERS[name](signal_powers(process), steps, prediction=prediction)
+    if process not in CONTINUOUS:
+        raise unknown("process", process, (*BETAS, *CONTINUOUS))
+    own = "edm" if process == "edm" else "flow"
+    if prediction != own:
+        raise ConfigError(f"prediction: a model of the process {process!r} predicts {own!r}, got {prediction!r}")
+    return edm(steps) if process == "edm" else flow_euler(steps)
+
+
 def spaced(spacing: str, steps: int, total: int, offset: int = 0) -> np.ndarray:
     """Returns the timesteps of a sampler, from the last on: table 2 of Lin et al. (2023), arXiv:2305.08891.
 

@@ -5,11 +5,13 @@ from collections.abc import Collection, Mapping
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.weights import (
     alexnet,
+    autoencoder_kl,
     bert,
     convnext,
     deeplab,
     deepseek,
     densenet,
+    diffusion,
     efficientnet,
     fcn,
     gan,
@@ -66,6 +68,7 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         "mae": mae.TRANSFORMERS,
         "dinov2_s_14": vit.DINOV2,
     },
+    "diffusers": {"diffusion": diffusion.DIFFUSERS, "autoencoder_kl": autoencoder_kl.DIFFUSERS},
     "torch": {
         "dcgan": gan.DCGAN,
         "dcgan_paper": gan.DCGAN,
