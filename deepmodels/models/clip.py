@@ -402,7 +402,7 @@ VARIANTS = {  # tables 19 and 20
     ),
     "clip_tiny": _clip(14_721, **_TINY_BOTH),
     "clip_rn_tiny": _clip(
-        90_507, **_TINY_BOTH | dict(image_size=32, patch_size=None, vision_size=4, vision_layers=(1, 1, 1, 1))
+        12_875, **_TINY_BOTH | dict(image_size=16, patch_size=None, vision_size=4, vision_layers=(1, 1))
     ),
     # what reads the prompts: in 1.x the tower of clip_vit_l_14; in 2.x that of clip_vit_h_14 without its last layer; in
     # XL, before their last layers, that of 1.x and that of clip_vit_big_g_14, whose embedding it takes too

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named():
         shapes(CLIP(**TINY, activation="gleu"), pixels(1), texts())
     with pytest.raises(ShapeError, match="multiples of the patch, 4, got"):
         shapes(CLIP(**TINY), pixels(1, 9), texts())
-    with pytest.raises(ShapeError, match=r"images: expected shape \(batch, 32, 32, channels\)"):
+    with pytest.raises(ShapeError, match=r"images: expected shape \(batch, 16, 16, channels\)"):
         shapes(CLIP(**RESNET), pixels(1), texts())
     with pytest.raises(ShapeError, match="tokens: expected at most 8 positions, got 9"):
         shapes(CLIPText(**TEXT), words(15, 1, 9))

@@ -1,3 +1,8 @@
+import gzip
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
 import jax
 import numpy as np
 import oracles
@@ -5,6 +10,7 @@ import pytest
 from comparison import enliven, pixels
 from text_comparison import assert_close, check_gradients, check_written, converted, lively, saved, tensors, words
 
+from deepmodels import tokenizers
 from deepmodels.loading import load_folder, save_folder
 from deepmodels.models.clip import CLIP, CLIPText
 from deepmodels.weights import clip
@@ -152,3 +158,51 @@ def test_open_clip(vision, arguments):
     assert written.keys() == {name for name in state if not name.endswith("num_batches_tracked")}
     for name, array in written.items():
         np.testing.assert_array_equal(array, state[name])
+
+
+PROMPTS = [
+    *("Hello, world!", "a photo of a cat's 12345 hats", "na\u00efve Gr\u00f6\u00dfe \u00bd \ufb01 e\u0301"),
+    *("\u4e2d\u6587 and \U0001f600\u200b it'll don't", "tabs\tand\n\nlines ", "", "<|endoftext|> x", "cats and dogs " * 40),
+]
+
+
+def merges_and_entries(path):
+    """The merges of the file that CLIP's authors have, and the entries of the vocabulary that follows."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1:48_895]
+    merges = [tuple(line.split()) for line in lines]
+    letters = sorted(ByteLevel.alphabet(), key=lambda letter: (ord(letter) > 255, letter))
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    return merges, [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), *ends]
+
+
+@pytest.mark.parametrize("size", [None, 200])
+def test_tokenizes_as_transformers_does(size, tmp_path):
+    """The real merges as open_clip has them, and the first of them."""
+    found = find_spec("open_clip")
+    if found is None:
+        pytest.skip("open_clip, whose file this reads, isn't installed")
+    path = Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    merges, entries = merges_and_entries(path)
+    if size is None:
+        ours = tokenizers.load(path)
+        assert ours.vocab_size == len(entries) == 49_408
+    else:
+        merges, entries = merges[:size], entries[: 512 + size] + entries[-2:]
+        (tmp_path / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+        (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+        ours = tokenizers.load(tmp_path)
+    vocabulary = {entry: i for i, entry in enumerate(entries)}
+    theirs = oracles.import_transformers().CLIPTokenizer(vocab=vocabulary, merges=merges)
+    for prompt in PROMPTS:
+        ids = theirs(prompt).input_ids
+        assert ours.frame(prompt)[0] == ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    short = theirs(PROMPTS, padding="max_length", truncation=True, max_length=77).input_ids
+    with pytest.warns(UserWarning, match="more than 77, which are cut"):
+        np.testing.assert_array_equal(tokenizers.encode_prompts(ours, PROMPTS), short)
+    theirs.save_pretrained(tmp_path / "folder")
+    again = tokenizers.load(tmp_path / "folder")
+    assert again.special == ours.special
+    assert [again.frame(prompt)[0] for prompt in PROMPTS] == [ours.frame(prompt)[0] for prompt in PROMPTS]
