@@ -162,7 +162,8 @@ def test_open_clip(vision, arguments):
 
 PROMPTS = [
     *("Hello, world!", "a photo of a cat's 12345 hats", "na\u00efve Gr\u00f6\u00dfe \u00bd \ufb01 e\u0301"),
-    *("\u4e2d\u6587 and \U0001f600\u200b it'll don't", "tabs\tand\n\nlines ", "", "<|endoftext|> x", "cats and dogs " * 40),
+    *("\u4e2d\u6587 and \U0001f600\u200b it'll don't", "tabs\tand\n\nlines ", "", "<|endoftext|> x"),
+    "cats and dogs " * 40,
 ]
 
 
