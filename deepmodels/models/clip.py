@@ -259,7 +259,7 @@ class CLIP(nn.Module):
 
     The call takes images (B, H, W, 3) and tokens (N, T) int32, and returns a dict of "image_embedding" (B, E) and
     "text_embedding" (N, E), all of length 1, and "scale" (), by which their products are the logits of which belong
-    together; see `deepmodels.objectives.image_text_contrastive` and `similarity`. `encode_images` and `encode_text`
+    together; see `deepmodels.objectives.image_text_contrastive`. `encode_images` and `encode_text`
     are a tower alone. With `train` a ResNet normalises by the batch and updates "batch_stats".
 
     Raises ShapeError if images aren't floats (B, H, W, 3) of a size that fits, or tokens not integers (N, T) or more
