@@ -227,7 +227,8 @@ def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> P
 
 def _config_of(model: nn.Module) -> tuple[dict[str, Any], Rules]:
     """What transformers' config.json says of a model, and the table of its weights."""
-    family = type(model).__module__.rpartition(".")[2]
+    file = type(model).__module__.rpartition(".")[2]
+    family = next((name for name, cls in _FOLDER_CLASSES.items() if type(model) is cls), file)
     return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})
 
 
@@ -241,6 +242,8 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 _FOLDER_CLASSES = {
     "bert": models.bert.Bert,
+    "clip": models.clip.CLIP,
+    "clip_text": models.clip.CLIPText,
     "deepseek": models.deepseek.DeepSeek,
     "gpt": models.gpt.GPT,
     "llama": models.llama.Llama,
@@ -251,9 +254,10 @@ _FOLDER_CLASSES = {
 
 def _shortest(model: nn.Module) -> list[jax.Array]:
     """Inputs as small as a model takes."""
+    images = [jnp.zeros((1, model.image_size, model.image_size, 3))] if hasattr(model, "image_size") else []
     if isinstance(model, models.vit.ViT):
-        return [jnp.zeros((1, model.image_size, model.image_size, 3))]
-    return [jnp.zeros((1, 1), jnp.int32)] * (2 if isinstance(model, models.t5.T5) else 1)
+        return images
+    return images + [jnp.zeros((1, 1), jnp.int32)] * (2 if isinstance(model, models.t5.T5) else 1)
 
 
 class Converted(NamedTuple):

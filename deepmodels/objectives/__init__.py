@@ -16,6 +16,7 @@ from deepmodels.objectives.classification import classification, classification_
 from deepmodels.objectives.contrastive import contrastive_divergence, up_down
 from deepmodels.objectives.ctc import ctc
 from deepmodels.objectives.diffusion import diffusion
+from deepmodels.objectives.image_text import image_text_contrastive
 from deepmodels.objectives.language import (
     language_modelling,
     masked_lm,
@@ -48,6 +49,7 @@ OBJECTIVES: dict[str, Callable] = {
     "diffusion": diffusion,
     "discrete_vae": discrete_vae,
     "elbo": elbo,
+    "image_text_contrastive": image_text_contrastive,
     "language_modelling": language_modelling,
     "masked_lm": masked_lm,
     "masked_reconstruction": masked_reconstruction,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, deepseek, gpt, llama, t5, vit
+from deepmodels.weights import bert, clip, deepseek, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
 from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
@@ -135,6 +135,7 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
     **gpt.LAYOUTS,
     **llama.LAYOUTS,
     **deepseek.LAYOUTS,
+    **clip.LAYOUTS,
 }
 
 
@@ -160,7 +161,7 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     model_type = config.get("model_type")
     if model_type not in LAYOUTS:
         raise WeightsError(f"{CONFIG}: unknown model_type {model_type!r}: {nearest(str(model_type), LAYOUTS)}")
-    layout = LAYOUTS[model_type]
+    layout, config = LAYOUTS[model_type], _flat(config)
     classes = {layout.prefix + suffix: head for suffix, head in layout.heads.items()}
     named = config.get("architectures") or [next(iter(classes))]
     if not isinstance(named, list) or named[0] not in classes:
@@ -207,8 +208,23 @@ def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
                 if "Classification" in suffix:
                     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(arguments["num_classes"])}
                     config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
-                return config, layout.rules(arguments)
+                return _nested(config), layout.rules(arguments)
     raise WeightsError(f"transformers has no model like this {family}: {dict(arguments)}")
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what is in configs inside it beside its own: "text_config.hidden_size"."""
+    inner = {name: value for name, value in config.items() if isinstance(value, dict)}
+    return dict(config) | {f"{name}.{key}": value for name, values in inner.items() for key, value in values.items()}
+
+
+def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_flat` was given, of what it returns."""
+    nested: dict[str, Any] = {}
+    for name, value in config.items():
+        outer, _, key = name.rpartition(".")
+        (nested.setdefault(outer, {}) if outer else nested)[key] = value
+    return nested
 
 
 def check_vocabulary(folder: Path, vocab_size: int) -> None:

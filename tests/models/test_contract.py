@@ -29,7 +29,8 @@ WITHOUT_GRADIENTS = [  # learns by its own rule, and has planes in place of clas
 OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family to family, and is tested there
     name
     for name in MODELS
-    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek")
+    if MODELS[name].family
+    in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek", "clip", "dit")
 ]
 GENERATIVE = [  # what comes out has the form of what comes in, and more: tested in the families' own files
     name
