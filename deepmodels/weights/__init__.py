@@ -72,7 +72,6 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         **dict.fromkeys(clip.TEXT, clip.TRANSFORMERS_TEXT),
         "dinov2_s_14": vit.DINOV2,
     },
-    "diffusers": {"diffusion": diffusion.DIFFUSERS, "autoencoder_kl": autoencoder_kl.DIFFUSERS},
     "torch": {
         "dcgan": gan.DCGAN,
         "dcgan_paper": gan.DCGAN,
@@ -81,7 +80,12 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         **recurrent.TORCH,
     },
     "pytorch-CycleGAN-and-pix2pix": {"pix2pix": translation.PIX2PIX, "cyclegan": translation.CYCLEGAN},
-    "diffusers": {"dit": dit.DIT, **dit.MMDIT},
+    "diffusers": {
+        "diffusion": diffusion.DIFFUSERS,
+        "autoencoder_kl": autoencoder_kl.DIFFUSERS,
+        "dit": dit.DIT,
+        **dit.MMDIT,
+    },
     "open_clip": {"clip": clip.OPEN_CLIP},
     "fairseq": {"roberta_base": bert.FAIRSEQ},
     "dall_e": {"dalle_dvae": vae.DALL_E},
