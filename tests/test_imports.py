@@ -33,6 +33,7 @@ ALLOWED = {
     "weights": {"trees", "gguf_header"},
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
+    "text_to_image": {"models", "loading", "sampling", "tokenizers", "trees", "weights"},
     "evaluation": {"parallel", "trees", "metrics"},
     "analysis": {"models", "trees", "cache"},
     "training": {
@@ -41,6 +42,7 @@ ALLOWED = {
     },
     "cli": {
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
+        "text_to_image",
     },
     "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
     "__main__": {"cli"},

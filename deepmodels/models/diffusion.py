@@ -223,6 +223,7 @@ class DiffusionUNet(nn.Module):
       middle_attention: layers of attention in the middle; 0 for none.
       in_channels: of what comes in.
       out_channels: of what goes out.
+      image_size: of the side of what it is trained with, and samples unless it is asked for more.
       num_classes: labels that it may be told, beside none; 0 for a network that is told no label.
       vector_size: numbers of a vector that it is told; 0 for none.
       scale_shift: see `ResBlock`.
@@ -241,6 +242,7 @@ class DiffusionUNet(nn.Module):
     middle_attention: int = 1
     in_channels: int = 3
     out_channels: int = 3
+    image_size: int = 32
     num_classes: int = 0
     vector_size: int = 0
     scale_shift: bool = False
@@ -363,14 +365,12 @@ class DDPM(DiffusionUNet):
     (B, H, W, C). Raises ShapeError if images don't fit, and ConfigError if a label does not.
 
     Attributes:
-      image_size: pixels of the side of what `sample` makes.
       process, prediction: what it is trained with, see `objectives.diffusion`.
       sampler: with which it samples, a key of `sampling.denoising.SAMPLERS`, for a process that has one.
       sampling_steps: of the sampler.
       guidance_scale: of classifier-free guidance where a label is told; 1 is none.
     """
 
-    image_size: int = 32
     process: str = "linear"
     prediction: str = "epsilon"
     sampler: str = "ddim"
@@ -420,6 +420,7 @@ class ConditionalUNet(DiffusionUNet):
     context_size: int = 768
     in_channels: int = 4
     out_channels: int = 4
+    image_size: int = 64
 
     def __call__(
         self, images: Array, timesteps: Array, context: Array, vector: Array | None = None, train: bool = False
@@ -459,7 +460,12 @@ def _latents(levels: int, parameters: int, year: int, paper: str, side: int, tok
         inputs["vector"] = (sizes["vector_size"],)
     channels = sizes.pop("channels", (320, 640, 1280, 1280)[:levels])
     return Variant(
-        ConditionalUNet, dict(channels=channels, **sizes), _inputs(side, 4, **inputs), parameters, year, paper
+        ConditionalUNet,
+        dict(channels=channels, image_size=side, **sizes),
+        _inputs(side, 4, **inputs),
+        parameters,
+        year,
+        paper,
     )
 
 

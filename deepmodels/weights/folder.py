@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, clip, deepseek, gpt, llama, t5, vit
+from deepmodels.weights import bert, clip, deepseek, diffusers_config, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
 from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
@@ -149,7 +149,7 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 
 
 def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
-    """Returns our family, the arguments of its class and the table of weights that a config.json of transformers means.
+    """Returns our family, the arguments of its class and the table of weights that a config.json means.
 
     Args:
       config: as `read_config` returns it.
@@ -158,6 +158,8 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     Raises:
       WeightsError: the type or the class isn't known, or the config says something that ours can't be.
     """
+    if diffusers_config.CLASS in config:
+        return diffusers_config.describe(config)
     model_type = config.get("model_type")
     if model_type not in LAYOUTS:
         raise WeightsError(f"{CONFIG}: unknown model_type {model_type!r}: {nearest(str(model_type), LAYOUTS)}")
@@ -182,7 +184,7 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
 
 
 def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Rules]:
-    """Returns the config.json with which transformers loads a model of ours, and the table of its weights.
+    """Returns the config.json with which transformers or diffusers loads a model of ours, and its table of weights.
 
     Args:
       family: the file of the model's class, "bert".
@@ -191,6 +193,9 @@ def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     Raises:
       WeightsError: transformers has no such model.
     """
+    of_diffusers = diffusers_config.config_of(family, arguments)
+    if of_diffusers is not None:
+        return of_diffusers
     for model_type, layout in LAYOUTS.items():
         if layout.family != family or any(arguments[ours] != value for ours, value in layout.arguments.items()):
             continue
