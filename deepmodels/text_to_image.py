@@ -131,29 +131,29 @@ def save(path: str | os.PathLike, pipeline: Pipeline) -> None:
       WeightsError: diffusers or transformers has no such model, or the folder can't be written to.
     """
     place = Path(path)
-    index = {diffusers_config.CLASS: pipeline.index[diffusers_config.CLASS]}
-    index |= {
-        name: ["diffusers", kind or pipeline.scheduler[diffusers_config.CLASS]] for name, kind in _COMPONENTS.items()
-    }
+    index: dict[str, Any] = {diffusers_config.CLASS: pipeline.index[diffusers_config.CLASS]}
+    for name, kind in _COMPONENTS.items():
+        index[name] = ["diffusers", kind or pipeline.scheduler[diffusers_config.CLASS]]
+    try:
+        for name in ("scheduler", "tokenizer", *(("tokenizer_2",) if pipeline.is_xl else ())):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        (place / "scheduler" / diffusers_config.SCHEDULER).write_text(json.dumps(pipeline.scheduler, indent=2) + "\n")
+    except OSError as error:
+        raise WeightsError(f"{place} can't be written to: {error}") from error
     for name in ("unet", "vae"):
         loading.save_folder(place / name, *getattr(pipeline, name))
     for number, text in zip(("", "_2"), pipeline.texts, strict=False):
         written = place / f"text_encoder{number}"
         loading.save_folder(written, text.model, text.variables, special=text.tokenizer.special)
         (kind,) = folder.read_config(written)["architectures"]
-        index |= {
-            f"text_encoder{number}": ["transformers", kind],
-            f"tokenizer{number}": ["transformers", "CLIPTokenizer"],
-        }
+        index[f"text_encoder{number}"] = ["transformers", kind]
+        index[f"tokenizer{number}"] = ["transformers", "CLIPTokenizer"]
         text.tokenizer.save(place / f"tokenizer{number}")
-    if not pipeline.is_xl:  # what of theirs isn't a part of the model
+    if pipeline.is_xl:
+        index["force_zeros_for_empty_prompt"] = pipeline.index.get("force_zeros_for_empty_prompt", True)
+    else:  # what of theirs isn't a part of the model
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    try:
-        (place / "scheduler").mkdir(parents=True, exist_ok=True)
-        for name, values in ((INDEX, index), (f"scheduler/{diffusers_config.SCHEDULER}", pipeline.scheduler)):
-            (place / name).write_text(json.dumps(values, indent=2) + "\n")
-    except OSError as error:
-        raise WeightsError(f"{place} can't be written to: {error}") from error
+    (place / INDEX).write_text(json.dumps(index, indent=2) + "\n")  # last: what it names is there
 
 
 def embed(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[Array, Array | None]:
@@ -236,7 +236,7 @@ def generate(
 
     strength = (1.0 if mask is not None else 0.8) if strength is None else strength
     described = json.dumps(pipeline.scheduler), sampler, steps, float(strength) if image is not None else 1.0
-    table = _sampler(*described)
+    table = _sampler(*described)  # whether it can be had, before anything slow
     shape = (height // vae.factor, width // vae.factor, vae.latent_size)
     keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(count)]
     if noise is None:
@@ -251,9 +251,8 @@ def generate(
     told = _conditions(pipeline, list(prompts), height, width)
     untold = None
     if guidance_scale != 1:
-        untold = _conditions(pipeline, [negative_prompt or ""] * count, height, width)
-        if negative_prompt is None and pipeline.is_xl and pipeline.index.get("force_zeros_for_empty_prompt", True):
-            untold = _conditions(pipeline, [""] * count, height, width, zeros=True)
+        zeros = pipeline.is_xl and pipeline.index.get("force_zeros_for_empty_prompt", True) and negative_prompt is None
+        untold = _conditions(pipeline, [negative_prompt or ""] * count, height, width, zeros=zeros)
     start, known = _beginning(pipeline, table, jnp.asarray(noise), image, mask, strength)
     run = _program(pipeline.unet.model, *described, float(guidance_scale), on_step, trace)
     latents = run(pipeline.unet.variables, start, told, untold, added, known)

@@ -33,7 +33,7 @@ SCHEDULERS = {
     "PNDMScheduler": dict(skip_prk_steps=True, steps_offset=1) | LATENT,
     "DDIMScheduler": dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1) | LATENT,
     "EulerDiscreteScheduler": dict(timestep_spacing="leading", steps_offset=1, prediction_type="v_prediction") | LATENT,
-    "DPMSolverMultistepScheduler": dict(use_karras_sigmas=True) | LATENT,
+    "DPMSolverMultistepScheduler": dict(use_karras_sigmas=True, steps_offset=1) | LATENT,
 }
 
 
@@ -92,7 +92,7 @@ def first(images):
 def check(ours, latents, images):
     scale = np.abs(latents).max()
     np.testing.assert_allclose(ours.latents, np.moveaxis(latents, 1, -1), rtol=0, atol=1e-4 * scale)
-    np.testing.assert_allclose(ours.images, images, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours.images, images, rtol=0, atol=3e-4)
     assert images.std() > 0.05, "or else there would be nothing to compare"
 
 
