@@ -148,7 +148,7 @@ def save(path: str | os.PathLike, pipeline: Pipeline) -> None:
         (kind,) = folder.read_config(written)["architectures"]
         index[f"text_encoder{number}"] = ["transformers", kind]
         index[f"tokenizer{number}"] = ["transformers", "CLIPTokenizer"]
-        text.tokenizer.save(place / f"tokenizer{number}")
+        text.tokenizer.save(place / f"tokenizer{number}", max_length=text.model.max_length)
     if pipeline.is_xl:
         index["force_zeros_for_empty_prompt"] = pipeline.index.get("force_zeros_for_empty_prompt", True)
     else:  # what of theirs isn't a part of the model

@@ -145,12 +145,13 @@ class LibraryTokenizer(Tokenizer):
         whole = self.inner.post_process(first, second)
         return whole.ids, whole.type_ids
 
-    def save(self, folder: str | os.PathLike, chat: Chat | None = None) -> None:
+    def save(self, folder: str | os.PathLike, chat: Chat | None = None, *, max_length: int | None = None) -> None:
         """Writes tokenizer.json and tokenizer_config.json, as transformers loads them.
 
         Args:
           folder: an existing one.
           chat: a template that is written beside them.
+          max_length: of a text, where the model has one that transformers cuts at.
 
         Raises:
           ConfigError: the folder can't be written to.
@@ -159,6 +160,8 @@ class LibraryTokenizer(Tokenizer):
         said |= {f"{role}_token": self.inner.id_to_token(number) for role, number in self.special.items()}
         if chat is not None:
             said["chat_template"] = chat.template
+        if max_length is not None:
+            said["model_max_length"] = max_length
         try:
             self.inner.save(os.fspath(Path(folder) / "tokenizer.json"))
             text = json.dumps(said, indent=2, ensure_ascii=False)
