@@ -67,10 +67,15 @@ def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """deepmodels.generate(MODEL, VARIABLES, PROMPTS, tokenizer=..., temperature=..., ...)"""
+    """deepmodels.generate(MODEL, VARIABLES, PROMPTS, ...); text_to_image.generate(PIPELINE, PROMPTS, ...)"""
     from deepmodels import cache, generation, tokenizers
 
     cache.enable()
+    if Path(options.model, "model_index.json").is_file():
+        _pictures(options)
+        return
+    if options.output is not None:
+        raise ConfigError(f"--output is for a model that makes pictures: there is no {options.model}/model_index.json")
     model, variables, folder, tokenizer = _decoder(options.model, options.weights)
     if options.adapter is not None:
         from deepmodels import loading
@@ -122,6 +127,63 @@ def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         return
     rows = [{"prompt": p, **c._asdict()} for p, c in zip(options.prompt, completions, strict=True)]
     _show(options, rows, lambda: [f"{row['prompt']}\n> {row['text']}" for row in rows])
+
+
+def _pictures(options: argparse.Namespace) -> None:
+    """Writes pictures that texts describe, and on request what they were after each step."""
+    import numpy as np
+    from PIL import Image
+    from rich.progress import Progress
+
+    from deepmodels import text_to_image
+
+    if options.output is None:
+        raise ConfigError(f"--model {options.model} makes pictures: give --output FILE.png")
+    pipeline = text_to_image.load(options.model)
+    given = {name: _pixels(getattr(options, name), mode) for name, mode in (("image", "RGB"), ("mask", "L"))}
+
+    def write(images: np.ndarray, suffix: str = "") -> None:
+        for number, image in enumerate(np.round(images * 255).astype(np.uint8)):
+            several = f"-{number}" if len(images) > 1 else ""
+            path = options.output.with_stem(f"{options.output.stem}{several}{suffix}")
+            Image.fromarray(image).save(path)
+            print(path)
+
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(disable=options.json or not sys.stderr.isatty()) as progress:
+        task = progress.add_task("denoising", total=None)
+        made = text_to_image.generate(
+            pipeline,
+            options.prompt,
+            negative_prompt=options.negative_prompt,
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            height=options.height,
+            width=options.width,
+            strength=options.strength,
+            sampler=options.sampler,
+            seed=options.seed,
+            tile=options.tile,
+            on_step=lambda number: progress.update(task, completed=int(number) + 1, total=options.steps),
+            trace=options.every_step,
+            **given,
+        )
+    write(made.images)
+    for number, latents in enumerate(made.trace if options.every_step else ()):
+        write(text_to_image.decode(pipeline, latents, tile=options.tile), f"-step{number + 1:03}")
+
+
+def _pixels(path: Path | None, mode: str):
+    """A picture's values in [0, 1], or None."""
+    import numpy as np
+    from PIL import Image
+
+    if path is None:
+        return None
+    try:
+        return np.asarray(Image.open(path).convert(mode), np.float32) / 255
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read as a picture: {error}") from error
 
 
 def _decoder(name: str, weights: str | None):
@@ -310,7 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cast", action="store_true", help="convert floats of another precision")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
-    sub = command("sample", sample, "Let a language model go on with a text, or answer in a chat.")
+    sub = command(
+        "sample", sample, "Let a language model go on with a text or answer in a chat; or make pictures of one."
+    )
     sub.add_argument(
         "--model",
         required=True,
@@ -340,6 +404,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--int8-cache", action="store_true", help="keep keys and values in int8")
     sub.add_argument("--seed", type=int, default=0, help="of what is drawn")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    of_pictures = sub.add_argument_group("of a folder of diffusers, which makes pictures")
+    of_pictures.add_argument("--output", type=Path, metavar="FILE", help="the picture to write, x.png")
+    of_pictures.add_argument("--negative-prompt", metavar="TEXT", help="what it shouldn't be of")
+    of_pictures.add_argument("--steps", type=int, default=50, metavar="N", help="of the sampler (default: 50)")
+    of_pictures.add_argument(
+        "--sampler", metavar="NAME", help="default: the folder's; ddim, euler, heun, dpm_solver ..."
+    )
+    of_pictures.add_argument("--guidance-scale", type=float, default=7.5, metavar="X", help="default: 7.5; 1 is none")
+    of_pictures.add_argument("--height", type=int, metavar="N", help="pixels")
+    of_pictures.add_argument("--width", type=int, metavar="N", help="pixels")
+    of_pictures.add_argument("--image", type=Path, metavar="FILE", help="a picture to change")
+    of_pictures.add_argument("--mask", type=Path, metavar="FILE", help="white where it is to be made anew")
+    of_pictures.add_argument("--strength", type=float, metavar="X", help="how far it is changed, up to 1")
+    of_pictures.add_argument("--tile", type=int, metavar="N", help="decode parts of N latents' side, to save memory")
+    of_pictures.add_argument("--every-step", action="store_true", help="write what it was after each step too")
 
     sub = commands.add_parser("tokenizer", help="Train a tokenizer.", allow_abbrev=False)
     actions = sub.add_subparsers(required=True, metavar="ACTION")

@@ -19,8 +19,10 @@ from deepmodels.parallel.rules import shardings
 from deepmodels.trees import PyTree
 from deepmodels.weights import HEADS, OURS, detect, files, folder, gguf_file, hub, peft, table
 from deepmodels.weights.convert import Rules, from_ours, is_fresh, same_names, to_ours
+from deepmodels.weights.diffusers_config import CLASS
 from deepmodels.weights.quantised import dequantised
 
+_WEIGHTS_OF_DIFFUSERS = "diffusion_pytorch_model"
 HEAD = "(.*/)?head/.*"  # what depends on the number of classes, in every model
 
 
@@ -164,7 +166,7 @@ def save_folder(
     special: Mapping[str, int] | None = None,
     largest_file: int = 5 * 10**9,
 ) -> None:
-    """Writes a model as a folder that transformers loads: config.json, and model.safetensors or parts and an index.
+    """Writes a model as a folder that transformers or diffusers loads: config.json, and the weights or their parts.
 
     Args:
       path: the folder; it is made, and files of these names in it are replaced.
@@ -186,7 +188,7 @@ def save_folder(
         config["dtype"] = "bfloat16"
     place = Path(path)
     _write_config(place / folder.CONFIG, config)
-    files.write_parts(place, "model", arrays, largest_file)
+    files.write_parts(place, _WEIGHTS_OF_DIFFUSERS if CLASS in config else "model", arrays, largest_file)
 
 
 def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> None:
@@ -227,7 +229,8 @@ def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> P
 
 def _config_of(model: nn.Module) -> tuple[dict[str, Any], Rules]:
     """What transformers' config.json says of a model, and the table of its weights."""
-    family = type(model).__module__.rpartition(".")[2]
+    file = type(model).__module__.rpartition(".")[2]
+    family = next((name for name, cls in _FOLDER_CLASSES.items() if type(model) is cls), file)
     return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})
 
 
@@ -240,7 +243,12 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 _FOLDER_CLASSES = {
+    "autoencoder_kl": models.autoencoder_kl.AutoencoderKL,
     "bert": models.bert.Bert,
+    "clip": models.clip.CLIP,
+    "clip_text": models.clip.CLIPText,
+    "conditional_unet": models.diffusion.ConditionalUNet,
+    "ddpm": models.diffusion.DDPM,
     "deepseek": models.deepseek.DeepSeek,
     "gpt": models.gpt.GPT,
     "llama": models.llama.Llama,
@@ -251,9 +259,19 @@ _FOLDER_CLASSES = {
 
 def _shortest(model: nn.Module) -> list[jax.Array]:
     """Inputs as small as a model takes."""
+    if isinstance(model, models.diffusion.DiffusionUNet | models.autoencoder_kl.AutoencoderKL):
+        side = 2 ** (len(model.channels) - 1)
+        inputs = [jnp.zeros((1, side, side, model.in_channels))]
+        if isinstance(model, models.autoencoder_kl.AutoencoderKL):
+            return inputs
+        inputs += [jnp.zeros((1,), jnp.int32)]
+        if isinstance(model, models.diffusion.ConditionalUNet):
+            inputs += [jnp.zeros((1, 1, model.context_size))]
+        return inputs + ([jnp.zeros((1, model.vector_size))] if model.vector_size else [])
+    images = [jnp.zeros((1, model.image_size, model.image_size, 3))] if hasattr(model, "image_size") else []
     if isinstance(model, models.vit.ViT):
-        return [jnp.zeros((1, model.image_size, model.image_size, 3))]
-    return [jnp.zeros((1, 1), jnp.int32)] * (2 if isinstance(model, models.t5.T5) else 1)
+        return images
+    return images + [jnp.zeros((1, 1), jnp.int32)] * (2 if isinstance(model, models.t5.T5) else 1)
 
 
 class Converted(NamedTuple):

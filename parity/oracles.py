@@ -41,6 +41,13 @@ def transformers(name: str, *, seed: int = 0, **config: Any):
     return randomise(cls(cls.config_class(**config)), seed)
 
 
+def diffusers(name: str, *, seed: int = 0, **config: Any):
+    """Returns a model of diffusers, "UNet2DModel", of a configuration with these values; its weights enlivened."""
+    library = import_diffusers()
+    import_torch().manual_seed(seed)
+    return enliven(getattr(library, name)(**config))
+
+
 def torch_recurrent(kind: str, channels: int, hidden_size: int, *, seed: int = 0, **arguments: Any):
     """Returns torch's `RNN`, `LSTM` or `GRU` with the batch first, its weights such that the gates are busy."""
     torch = import_torch()
@@ -203,6 +210,16 @@ def import_transformers() -> ModuleType:
     library = pytest.importorskip("transformers")
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
+    return library
+
+
+@cache
+def import_diffusers() -> ModuleType:
+    """Returns diffusers, without its progress bars and advice; or skips the test."""
+    import_transformers()  # which diffusers imports where it is
+    library = pytest.importorskip("diffusers")
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
     return library
 
 

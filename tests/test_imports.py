@@ -27,12 +27,13 @@ ALLOWED = {
     "augment": {"arguments"},
     "data": {"arguments", "preprocessing", "tokenizers"},
     "sampling": set(),
-    "objectives": {"arguments", "metrics"},
-    "models": {"layers", "arguments", "preprocessing"},
+    "objectives": {"arguments", "metrics", "sampling"},
+    "models": {"layers", "arguments", "preprocessing", "sampling"},
     "parallel": {"trees"},
     "weights": {"trees", "gguf_header"},
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
+    "text_to_image": {"models", "loading", "sampling", "tokenizers", "trees", "weights"},
     "evaluation": {"parallel", "trees", "metrics"},
     "analysis": {"models", "trees", "cache", "parallel"},
     "training": {
@@ -41,6 +42,7 @@ ALLOWED = {
     },
     "cli": {
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
+        "text_to_image",
     },
     "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
     "__main__": {"cli"},

@@ -1,6 +1,7 @@
 """Tokenizers: what they encode decodes again, what surrounds a text, and files that are not what they say."""
 
 import base64
+import gzip
 import json
 import os
 import sys
@@ -187,6 +188,52 @@ def test_byte_level_from_a_vocabulary_and_merges(tmp_path):
     assert made.special["cls"] == made.special["bos"] == 0
     assert made.frame("ab ab", "b", max_length=None) == ([0, 7, 8, 2, 2, 5, 2], [0] * 7), "RoBERTa has no segments"
     assert made.decode([0, 7, 8, 2]) == "ab ab"
+
+
+def write_clip(folder):
+    """A small vocabulary of CLIP: the bytes, alone and at the end of a word, two merges, and the ends of a text."""
+    letters = [chr(byte) for byte in range(ord("!"), ord("~") + 1)]
+    entries = [*letters, *(letter + "</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({entry: number for number, entry in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    return entries
+
+
+def test_clip_from_a_vocabulary_and_merges(tmp_path):
+    pytest.importorskip("tokenizers")
+    entries = write_clip(tmp_path)
+    made = load(tmp_path)
+    words = ["<|startoftext|>", "a</w>", "cat</w>", "'", "s</w>", "ca", "r</w>", "!</w>", "<|endoftext|>"]
+    ids = made.frame("A  CAT's\ncar!")[0]
+    assert [entries[i] for i in ids] == words
+    assert made.decode(ids) == "a cat 's car !"
+    assert made.decode([]) == ""
+    assert made.special == {"bos": 190, "eos": 191, "unk": 191, "pad": 191}
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "!"}')  # as Stable Diffusion 2 has it
+    assert load(tmp_path).special["pad"] == 0
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said(tmp_path):
+    pytest.importorskip("tokenizers")
+    write_clip(tmp_path)
+    made = load(tmp_path)
+    with pytest.warns(UserWarning, match="the prompt 'a cat a cat' has 6 tokens, 1 more than 5, which are cut"):
+        tokens = tokenizers.encode_prompts(made, ["cat", "a cat a cat"], 5)
+    cat = made.encode("cat")[0]
+    np.testing.assert_array_equal(
+        tokens, [[190, cat, 191, 191, 191], [190, made.encode("a")[0], cat, tokens[1, 1], 191]]
+    )
+    assert tokenizers.encode_prompts(made, ["cat"]).shape == (1, 77)
+    with pytest.raises(ConfigError, match="prompts: expected a sequence of texts, got one"):
+        tokenizers.encode_prompts(made, "cat")
+
+
+def test_clips_merges_that_arent(tmp_path):
+    pytest.importorskip("tokenizers")
+    for name, content in (("text.txt.gz", b"a b"), ("words.txt.gz", gzip.compress(b"one\ntwo\nthree four five"))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f"{name}: expected the merges of CLIP"):
+            load(tmp_path / name)
 
 
 def test_sentencepiece(tmp_path):

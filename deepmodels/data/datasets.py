@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepmodels.data.array_record import ArrayRecordSource
+from deepmodels.data.captions import captioned_by_class, load_captioned_images
 from deepmodels.data.documents import load_chats, load_documents
 from deepmodels.data.idx import read_idx
 from deepmodels.data.images import ImageFolderSource, find_classes
@@ -307,6 +308,19 @@ def load_synthetic(
 DIGITS = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
+
+def load_fashion_mnist_captions(split: str, *, tokenizer: str = "words", image_size: int = 32) -> Source | None:
+    """Returns one split of the part of Fashion-MNIST that ships in this package, with its classes as captions.
+
+    Args:
+      split: "train" or "test".
+      tokenizer: "bytes", "characters" or "words", or what `deepmodels.tokenizers.load` reads.
+      image_size: height and width, in pixels.
+    """
+    source = load_fashion_mnist_embedded(split)
+    return None if source is None else captioned_by_class(source, FASHION, tokenizer, image_size=image_size)
+
+
 DATASETS: dict[str, Dataset] = {
     "fashion_mnist_embedded": Dataset(load_fashion_mnist_embedded, 10, FASHION),
     "fashion_mnist": Dataset(load_fashion_mnist, 10, FASHION),
@@ -317,6 +331,8 @@ DATASETS: dict[str, Dataset] = {
     "synthetic": Dataset(load_synthetic),
     "shapes": Dataset(load_shapes, 4, SHAPES),
     "image_folder": Dataset(load_image_folder),
+    "captioned_images": Dataset(load_captioned_images),
+    "fashion_mnist_captions": Dataset(load_fashion_mnist_captions),
     "npz": Dataset(load_npz),
     "state_of_the_union": Dataset(load_state_of_the_union),
     "english_spanish": Dataset(load_english_spanish),

@@ -20,6 +20,7 @@ from deepmodels.evaluation.language import (
 )
 from deepmodels.evaluation.loop import confusion_matrix, evaluate, predict
 from deepmodels.evaluation.ngram import NGram
+from deepmodels.evaluation.retrieval import class_embeddings, recall_at, rerank, zero_shot
 from deepmodels.evaluation.text import WRITTEN, bleu, edit_distance, error_rate, sequence_accuracy, word_error_rate
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "auroc",
     "bits_per_dimension",
     "bleu",
+    "class_embeddings",
     "confusion_matrix",
     "detection",
     "edit_distance",
@@ -43,10 +45,13 @@ __all__ = [
     "precision_recall",
     "predict",
     "psnr",
+    "recall_at",
     "recognition",
+    "rerank",
     "score_continuations",
     "sequence_accuracy",
     "ssim",
     "threshold",
     "word_error_rate",
+    "zero_shot",
 ]

@@ -30,6 +30,7 @@ class Attention(nn.Module):
       hidden_size: channels of what comes in and goes out.
       head_size: D; by default hidden_size / num_heads.
       use_bias: whether the four projections have one.
+      out_bias: whether the last one has, if given.
       scale: of the products of queries and keys; by default 1 / sqrt(D).
       dropout_rate: of the weights.
       kernel_init: of the four projections.
@@ -41,6 +42,7 @@ class Attention(nn.Module):
     hidden_size: int
     head_size: int | None = None
     use_bias: bool = True
+    out_bias: bool | None = None
     scale: float | None = None
     dropout_rate: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
@@ -52,10 +54,11 @@ class Attention(nn.Module):
             raise ConfigError(f"num_heads: {self.num_heads} doesn't divide hidden_size, which is {self.hidden_size}")
         inner = self.num_heads * (self.head_size or self.hidden_size // self.num_heads)
         dense = functools.partial(Dense, use_bias=self.use_bias)
+        out_bias = self.use_bias if self.out_bias is None else self.out_bias
         self.query = dense(inner, kernel_init=self.query_init or self.kernel_init)
         self.key = dense(inner, kernel_init=self.kernel_init)
         self.value = dense(inner, kernel_init=self.kernel_init)
-        self.out = dense(self.hidden_size, kernel_init=self.out_init or self.kernel_init)
+        self.out = dense(self.hidden_size, use_bias=out_bias, kernel_init=self.out_init or self.kernel_init)
         self.weights = AttentionWeights()
         self.dropout = nn.Dropout(self.dropout_rate)
 

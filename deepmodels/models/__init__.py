@@ -10,13 +10,17 @@ from deepmodels.errors import unknown
 from deepmodels.models import (
     alexnet,
     autoencoder,
+    autoencoder_kl,
     bert,
     boltzmann,
+    clip,
     convnext,
     ctc,
     deeplab,
     deepseek,
     densenet,
+    diffusion,
+    dit,
     efficientnet,
     fcn,
     gan,
@@ -72,6 +76,8 @@ MODELS: dict[str, Variant] = {
     **llama.VARIANTS,
     **deepseek.VARIANTS,
     **vit.VARIANTS,
+    **clip.VARIANTS,
+    **dit.VARIANTS,
     **autoencoder.VARIANTS,
     **mae.VARIANTS,
     **boltzmann.VARIANTS,
@@ -80,6 +86,8 @@ MODELS: dict[str, Variant] = {
     **translation.VARIANTS,
     **super_resolution.VARIANTS,
     **style.VARIANTS,
+    **diffusion.VARIANTS,
+    **autoencoder_kl.VARIANTS,
 }
 
 

@@ -15,6 +15,8 @@ from deepmodels.objectives.adversarial import adversarial
 from deepmodels.objectives.classification import classification, classification_with_auxiliary, perceptron
 from deepmodels.objectives.contrastive import contrastive_divergence, up_down
 from deepmodels.objectives.ctc import ctc
+from deepmodels.objectives.diffusion import diffusion
+from deepmodels.objectives.image_text import image_text_contrastive
 from deepmodels.objectives.language import (
     language_modelling,
     masked_lm,
@@ -44,8 +46,10 @@ OBJECTIVES: dict[str, Callable] = {
     "contrastive_divergence": contrastive_divergence,
     "ctc": ctc,
     "cycle_consistency": cycle_consistency,
+    "diffusion": diffusion,
     "discrete_vae": discrete_vae,
     "elbo": elbo,
+    "image_text_contrastive": image_text_contrastive,
     "language_modelling": language_modelling,
     "masked_lm": masked_lm,
     "masked_reconstruction": masked_reconstruction,

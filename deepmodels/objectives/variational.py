@@ -82,6 +82,7 @@ def elbo(
     terms = {}
     if samples is None:
         divergence = normal_kl(outputs["mean"], outputs["log_var"])
+        divergence = divergence.reshape(len(divergence), -1).sum(-1)  # of codes that are maps
         terms = {"reconstruction": _mean(nats, batch), "kl": _mean(divergence, batch)}
         loss = terms["reconstruction"] + beta * terms["kl"]
     else:

@@ -11,4 +11,5 @@ from deepmodels.tokenizers.tokenizer import Encoded as Encoded
 from deepmodels.tokenizers.tokenizer import Tokenizer as Tokenizer
 from deepmodels.tokenizers.tokenizer import check_vocab as check_vocab
 from deepmodels.tokenizers.tokenizer import encode_batch as encode_batch
+from deepmodels.tokenizers.tokenizer import encode_prompts as encode_prompts
 from deepmodels.tokenizers.tokenizer import pad as pad

@@ -2,10 +2,12 @@
 
 import base64
 import binascii
+import gzip
 import importlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -43,8 +45,9 @@ def load(path: str | os.PathLike, *, pattern: str | None = None) -> Tokenizer:
 
     Args:
       path: "bytes"; a tokenizer.json; a vocab.txt (BERT's WordPiece: it is lower-cased if tokenizer_config.json beside
-        it says so, or else if no entry has a capital); a vocab.json with merges.txt beside it (GPT-2's and RoBERTa's
-        byte-level BPE); a `.model` of sentencepiece; a `.tiktoken`; or a folder with one of these.
+        it says so, or else if no entry has a capital); a vocab.json with merges.txt beside it (byte-level BPE: GPT-2's,
+        RoBERTa's or CLIP's); a `.model` of sentencepiece; a `.tiktoken`; or a folder with one of these; or
+        bpe_simple_vocab_16e6.txt.gz, the merges of CLIP as its authors and open_clip have them.
       pattern: of a `.tiktoken` alone: the regular expression that cuts text before merging, where the file isn't one of
         GPT-2's, Whisper's or cl100k's.
 
@@ -66,6 +69,8 @@ def load(path: str | os.PathLike, *, pattern: str | None = None) -> Tokenizer:
         return SentencePiece(path)
     if path.suffix == ".gguf":
         return _gguf(path)
+    if path.suffix == ".gz":
+        return _clip_merges(path)
     if path.name in ("vocab.json", "merges.txt"):
         return _byte_level(path.parent)
     if path.suffix == ".txt":
@@ -112,6 +117,9 @@ class LibraryTokenizer(Tokenizer):
         vocabulary = inner.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
         self.special = _special(vocabulary, {} if folder is None else _said(folder))
+        self._is_clip = _is_clip(vocabulary)
+        if self._is_clip:
+            self.special.setdefault("pad", self.special["eos"])
         self.sentinels = _sentinels(vocabulary)
 
     def encode(self, text: str) -> list[int]:
@@ -120,7 +128,8 @@ class LibraryTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of some ids; special ones are left out."""
-        return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+        text = self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text.replace("</w>", " ").strip() if self._is_clip else text
 
     def frame(
         self, text: str, pair: str | None = None, *, max_length: int | None = None
@@ -136,12 +145,13 @@ class LibraryTokenizer(Tokenizer):
         whole = self.inner.post_process(first, second)
         return whole.ids, whole.type_ids
 
-    def save(self, folder: str | os.PathLike, chat: Chat | None = None) -> None:
+    def save(self, folder: str | os.PathLike, chat: Chat | None = None, *, max_length: int | None = None) -> None:
         """Writes tokenizer.json and tokenizer_config.json, as transformers loads them.
 
         Args:
           folder: an existing one.
           chat: a template that is written beside them.
+          max_length: of a text, where the model has one that transformers cuts at.
 
         Raises:
           ConfigError: the folder can't be written to.
@@ -150,6 +160,8 @@ class LibraryTokenizer(Tokenizer):
         said |= {f"{role}_token": self.inner.id_to_token(number) for role, number in self.special.items()}
         if chat is not None:
             said["chat_template"] = chat.template
+        if max_length is not None:
+            said["model_max_length"] = max_length
         try:
             self.inner.save(os.fspath(Path(folder) / "tokenizer.json"))
             text = json.dumps(said, indent=2, ensure_ascii=False)
@@ -312,8 +324,10 @@ def _byte_level(folder: Path) -> LibraryTokenizer:
             raise ConfigError(f"{folder}: expected vocab.json and merges.txt, there is no {name}")
 
     def make() -> Any:
-        files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
-        inner = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*files))
+        vocabulary, merges = tokenizers.models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        if _is_clip(vocabulary):
+            return _clip(tokenizers, vocabulary, merges)
+        inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
         ids = inner.get_vocab()
         inner.add_special_tokens([name for names in _NAMES.values() for name in names if name in ids])
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -324,6 +338,48 @@ def _byte_level(folder: Path) -> LibraryTokenizer:
         return inner
 
     return _open(folder / "vocab.json", "a vocabulary of byte-level BPE", make)
+
+
+_CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")
+_CLIP_CUT = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+_CLIP_MERGES = 49_152 - 256 - 2  # of those in the file, which has more
+
+
+def _is_clip(vocabulary: Mapping[str, int]) -> bool:
+    return "a</w>" in vocabulary and all(end in vocabulary for end in _CLIP_ENDS)
+
+
+def _clip(tokenizers: ModuleType, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Any:
+    """CLIP's BPE: of lower-cased text, whose words end in "</w>". Section 2.4 of Radford et al. (2021)."""
+    start, end = _CLIP_ENDS
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(dict(vocabulary), list(merges), unk_token=end, end_of_word_suffix="</w>")
+    )
+    inner.add_special_tokens(list(_CLIP_ENDS))
+    normalizers, pre = tokenizers.normalizers, tokenizers.pre_tokenizers
+    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    split = pre.Split(tokenizers.Regex(_CLIP_CUT), "removed", invert=True)
+    inner.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    ends = [(name, vocabulary[name]) for name in (end, start)]
+    inner.post_processor = tokenizers.processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
+    return inner
+
+
+def _clip_merges(path: Path) -> LibraryTokenizer:
+    """CLIP's tokenizer of the file that its authors have: merges alone, of which the vocabulary follows."""
+    tokenizers = library("tokenizers")
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 1 + _CLIP_MERGES]
+        merges = [(first, second) for first, second in (line.split() for line in lines)]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ConfigError(f"{path}: expected the merges of CLIP, gzipped, two tokens a line: {error}") from error
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges), *_CLIP_ENDS]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    return _open(path, "the merges of CLIP", lambda: _clip(tokenizers, vocabulary, merges))
 
 
 _LLAMA3 = (

@@ -1,5 +1,6 @@
 """What a tokenizer is, and how texts become arrays."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -130,6 +131,30 @@ def encode_batch(
     tokens, mask = pad([ids for ids, _ in framed], tokenizer.special.get("pad", 0), width)
     segments, _ = pad([segments for _, segments in framed], 0, width)
     return Encoded(tokens, mask, segments)
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], length: int = 77) -> np.ndarray:
+    """Returns prompts as the text tower of CLIP takes them, (N, length) int32: framed, and filled up at the right.
+
+    A prompt with more ids than there is room for is cut at its end, as CLIP's authors do, and a warning says so.
+
+    Args:
+      tokenizer: what encodes them.
+      prompts: N of them.
+      length: the most ids of one, special ones included.
+
+    Raises:
+      ConfigError: prompts are one text instead of several.
+    """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts: expected a sequence of texts, got one: [{prompts!r}]")
+    for prompt in prompts:
+        count = len(tokenizer.frame(prompt)[0])
+        if count > length:
+            start = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+            said = f"the prompt {start!r} has {count} tokens, {count - length} more than {length}, which are cut"
+            warnings.warn(said, stacklevel=2)
+    return encode_batch(tokenizer, prompts, max_length=length, width=length).tokens
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:

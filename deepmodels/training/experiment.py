@@ -91,7 +91,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     dtype = master_dtype(config.precision)
     sources, class_names = _sources(config)
     _check_classes(config, model, class_names)
-    _check_vocabulary(model, sources["train"])
+    _check_vocabulary(config, model, sources["train"])
     _check_call(config, model, sources["train"])
     objective = objectives.create(**_token_ids(config.objective.name, sources["train"]) | config.objective.to_dict())
     prepare = make_prepare(
@@ -392,11 +392,19 @@ def _token_ids(objective: str, source: data.Source) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name in takes and value is not None}
 
 
-def _check_vocabulary(model: nn.Module, source: data.Source) -> None:
+def _check_vocabulary(config: ConfigDict, model: nn.Module, source: data.Source) -> None:
     size = getattr(model, "vocab_size", None)
     if size is None or not hasattr(source, "tokenizer"):
         return
     tokenizers.check_vocab(source.tokenizer, size, name="config.model.vocab_size")
+    end = source.tokenizer.end_id
+    if hasattr(model, "end_id") and end is not None:
+        default = end == source.tokenizer.vocab_size - 1  # without one, the largest token of a text ends it
+        if model.end_id != end and not (default and model.end_id is None):
+            raise ConfigError(
+                f"config.model.end_id={model.end_id}, but the tokenizer of {config.data.name!r} ends a text by {end}; "
+                f"set it to {end}"
+            )
     name = "target_vocab_size" if hasattr(model, "target_vocab_size") else "vocab_size"
     if "targets" in source[0]:
         tokenizers.check_vocab(source.target_tokenizer, getattr(model, name), name=f"config.model.{name}")
@@ -409,6 +417,11 @@ def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> No
         raise ConfigError(
             f"config.data: {config.data.name!r} has several documents in a row, which the model {config.model.name!r} "
             "can't keep apart; the decoders, such as gpt2, can, and data.name='text' has one in a row"
+        )
+    if config.objective.name == "image_text_contrastive" and (config.compile != "jit" or config.accumulate != 1):
+        raise ConfigError(
+            f"config.objective {config.objective.name!r} tells each pair from all others of the batch, which "
+            "config.compile='pmap' and config.accumulate would cut into parts"
         )
     if config.objective.get("chunk_size") is not None and "project" not in takes:
         raise ConfigError(

@@ -436,7 +436,9 @@ def _report(
         answers = lambda *_: {"pictures": pictures}  # noqa: E731
         kernels = _looking(params, record["image"].shape)
     elif "image" in record:
-        answers = _segmented if np.ndim(record["label"]) == 2 else _classified
+        answers = lambda *_: {}  # noqa: E731
+        if "label" in record:
+            answers = _segmented if np.ndim(record["label"]) == 2 else _classified
         channels = inputs[0].shape[-1]
         kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
     else:

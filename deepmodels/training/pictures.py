@@ -46,7 +46,8 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     samples = hasattr(type(x.model), "sample")
     if not samples and not isinstance(outputs, Mapping):
         return None
-    codes = isinstance(outputs, Mapping) and "log_var" in outputs and not x.model.num_classes
+    codes = isinstance(outputs, Mapping) and "log_var" in outputs and outputs["log_var"].ndim == 2
+    codes = codes and not x.model.num_classes
     parts = [name for name in _NAMES if isinstance(outputs, Mapping) and name in outputs]
     if "fake" in parts and (samples or "reconstruction" in parts):  # made of noise, or the same
         parts.remove("fake")

@@ -5,11 +5,15 @@ from collections.abc import Collection, Mapping
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.weights import (
     alexnet,
+    autoencoder_kl,
     bert,
+    clip,
     convnext,
     deeplab,
     deepseek,
     densenet,
+    diffusion,
+    dit,
     efficientnet,
     fcn,
     gan,
@@ -64,6 +68,8 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         **deepseek.TRANSFORMERS,
         "vit": vit.VIT,
         "mae": mae.TRANSFORMERS,
+        "clip": clip.TRANSFORMERS,
+        **dict.fromkeys(clip.TEXT, clip.TRANSFORMERS_TEXT),
         "dinov2_s_14": vit.DINOV2,
     },
     "torch": {
@@ -74,6 +80,13 @@ TABLES: Mapping[str, Mapping[str, Rules]] = {
         **recurrent.TORCH,
     },
     "pytorch-CycleGAN-and-pix2pix": {"pix2pix": translation.PIX2PIX, "cyclegan": translation.CYCLEGAN},
+    "diffusers": {
+        "diffusion": diffusion.DIFFUSERS,
+        "autoencoder_kl": autoencoder_kl.DIFFUSERS,
+        "dit": dit.DIT,
+        **dit.MMDIT,
+    },
+    "open_clip": {"clip": clip.OPEN_CLIP},
     "fairseq": {"roberta_base": bert.FAIRSEQ},
     "dall_e": {"dalle_dvae": vae.DALL_E},
     "g2p_en": {"g2p_gru": recurrent.G2P_EN},

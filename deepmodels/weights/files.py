@@ -29,6 +29,7 @@ _IN_FOLDERS = (  # in this order, where a folder has several
     "model.safetensors",
     "model.safetensors.index.json",
     "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "flax_model.msgpack",

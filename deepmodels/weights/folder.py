@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmodels.errors import WeightsError, nearest
-from deepmodels.weights import bert, deepseek, gpt, llama, t5, vit
+from deepmodels.weights import bert, clip, deepseek, diffusers_config, gpt, llama, t5, vit
 from deepmodels.weights.convert import Rules
 from deepmodels.weights.layout import CONFIG, Described, Layout, number
 
@@ -135,6 +135,7 @@ LAYOUTS: Mapping[str, Layout] = {  # model_type in config.json -> layout
     **gpt.LAYOUTS,
     **llama.LAYOUTS,
     **deepseek.LAYOUTS,
+    **clip.LAYOUTS,
 }
 
 
@@ -148,7 +149,7 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 
 
 def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
-    """Returns our family, the arguments of its class and the table of weights that a config.json of transformers means.
+    """Returns our family, the arguments of its class and the table of weights that a config.json means.
 
     Args:
       config: as `read_config` returns it.
@@ -157,10 +158,12 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     Raises:
       WeightsError: the type or the class isn't known, or the config says something that ours can't be.
     """
+    if diffusers_config.CLASS in config:
+        return diffusers_config.describe(config)
     model_type = config.get("model_type")
     if model_type not in LAYOUTS:
         raise WeightsError(f"{CONFIG}: unknown model_type {model_type!r}: {nearest(str(model_type), LAYOUTS)}")
-    layout = LAYOUTS[model_type]
+    layout, config = LAYOUTS[model_type], _flat(config)
     classes = {layout.prefix + suffix: head for suffix, head in layout.heads.items()}
     named = config.get("architectures") or [next(iter(classes))]
     if not isinstance(named, list) or named[0] not in classes:
@@ -181,7 +184,7 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
 
 
 def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Rules]:
-    """Returns the config.json with which transformers loads a model of ours, and the table of its weights.
+    """Returns the config.json with which transformers or diffusers loads a model of ours, and its table of weights.
 
     Args:
       family: the file of the model's class, "bert".
@@ -190,6 +193,9 @@ def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     Raises:
       WeightsError: transformers has no such model.
     """
+    of_diffusers = diffusers_config.config_of(family, arguments)
+    if of_diffusers is not None:
+        return of_diffusers
     for model_type, layout in LAYOUTS.items():
         if layout.family != family or any(arguments[ours] != value for ours, value in layout.arguments.items()):
             continue
@@ -207,8 +213,23 @@ def config_of(family: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
                 if "Classification" in suffix:
                     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(arguments["num_classes"])}
                     config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
-                return config, layout.rules(arguments)
+                return _nested(config), layout.rules(arguments)
     raise WeightsError(f"transformers has no model like this {family}: {dict(arguments)}")
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what is in configs inside it beside its own: "text_config.hidden_size"."""
+    inner = {name: value for name, value in config.items() if isinstance(value, dict)}
+    return dict(config) | {f"{name}.{key}": value for name, values in inner.items() for key, value in values.items()}
+
+
+def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_flat` was given, of what it returns."""
+    nested: dict[str, Any] = {}
+    for name, value in config.items():
+        outer, _, key = name.rpartition(".")
+        (nested.setdefault(outer, {}) if outer else nested)[key] = value
+    return nested
 
 
 def check_vocabulary(folder: Path, vocab_size: int) -> None:

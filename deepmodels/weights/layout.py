@@ -15,9 +15,10 @@ class Layout(NamedTuple):
     """How a type of transformers' models corresponds to a class of ours.
 
     Attributes:
-      family: the file of ours, "bert".
+      family: the file of ours, "bert", or what `deepmodels.loading` calls a class where a file has several.
       prefix: of transformers' classes, "Bert" of "BertForMaskedLM".
-      fields: our argument -> (name in config.json, what holds where it isn't there).
+      fields: our argument -> (name in config.json, what holds where it isn't there); of a config inside it
+        "text_config.hidden_size".
       fixed: what config.json must say of the rest, if it does: ours can't be anything else.
       arguments: ours that follow from the type.
       heads: what stands behind the prefix of a class -> our arguments.

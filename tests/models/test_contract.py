@@ -29,13 +29,17 @@ WITHOUT_GRADIENTS = [  # learns by its own rule, and has planes in place of clas
 OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family to family, and is tested there
     name
     for name in MODELS
-    if MODELS[name].family in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek")
+    if MODELS[name].family
+    in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek", "clip", "dit")
 ]
 GENERATIVE = [  # what comes out has the form of what comes in, and more: tested in the families' own files
     name
     for name in MODELS
     if MODELS[name].family
-    in ("autoencoder", "mae", "boltzmann", "vae", "gan", "translation", "super_resolution", "style")
+    in (
+        *("autoencoder", "mae", "boltzmann", "vae", "gan", "translation", "super_resolution", "style"),
+        *("diffusion", "autoencoder_kl"),
+    )
 ]
 WITH_LOGITS = [
     name for name in MODELS if name not in ("mcculloch_pitts", *WITHOUT_GRADIENTS, *OF_SEQUENCES, *GENERATIVE)
@@ -199,11 +203,11 @@ def test_computes_in_bfloat16_about_what_it_does_in_float64(name, float64):
 
 @pytest.mark.parametrize("name", [*WITH_LOGITS, *WITHOUT_GRADIENTS, *GENERATIVE])
 def test_a_wrong_shape_names_the_images(name):
-    model = create(name)
+    model, (images, *others) = create(name), abstract(name)
     with pytest.raises(ShapeError, match="images: expected shape"):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((28,), np.float32))
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((28,), np.float32), *others)
     with pytest.raises(ShapeError, match=r"images: expected floats.*uint8"):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(abstract(name)[0].shape, np.uint8))
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(images.shape, np.uint8), *others)
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name in OF_SEQUENCES])
