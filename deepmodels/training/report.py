@@ -28,7 +28,8 @@ PANELS = {  # metric: title, in this order
 _COLORS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _RIGHT, _WRONG = "#15803d", "#dc2626"
-_SHOWN = 24  # samples, and mistakes, at most
+DPI = 150  # of the pictures; in tests fewer
+SHOWN = 24  # samples, and mistakes, at most; in tests fewer
 _LONGEST = 240  # characters of a text in the table of examples
 _SEGMENTED = 12  # samples at most that show a class for each pixel
 _MAX_NAMED = 40  # classes; the confusion matrix of more has no room for their names
@@ -91,8 +92,8 @@ def write_report(
         wrong = np.flatnonzero(samples["predictions"] != samples["labels"])
         if len(wrong):
             surest = wrong[np.argsort(-_confidence(samples)[wrong], kind="stable")]
-            figures["mistakes"] = "Most confident mistakes", draw_samples(samples, surest[:_SHOWN], class_names)
-        shown = np.arange(min(_SHOWN, len(samples["images"])))
+            figures["mistakes"] = "Most confident mistakes", draw_samples(samples, surest[:SHOWN], class_names)
+        shown = np.arange(min(SHOWN, len(samples["images"])))
         figures["samples"] = "Sample predictions", draw_samples(samples, shown, class_names)
     if filters is not None:
         figures["filters"] = "First-layer filters", draw_filters(filters)
@@ -105,7 +106,7 @@ def write_report(
     sections = []
     for name, (heading, figure) in figures.items():
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=150, facecolor="white")
+        figure.savefig(path, dpi=DPI, facecolor="white")
         data = base64.b64encode(path.read_bytes()).decode()
         image = f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">'
         sections.append(f"<section><h2>{escape(heading)}</h2><figure>{image}</figure></section>")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deepmodels.errors import ShapeError
+from deepmodels.training import report
 from deepmodels.training.report import draw_confusion, draw_curves, draw_filters, draw_samples, write_report
 
 NAMES = ["cat", "dog", "<b>"]
@@ -35,8 +36,16 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_runs_draw():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "DPI", 150)
+        patch.setattr(report, "SHOWN", 24)
+        yield
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(tmp_path_factory, as_runs_draw):
     workdir = tmp_path_factory.mktemp("run")
     page = write_report(
         workdir,
