@@ -42,10 +42,11 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import config
 
     loaded = config.load(options.config, overrides)  # before the slow imports: a mistyped key shows at once
-    from deepmodels import training, tuning
+    from deepmodels import parallel, training, tuning
 
     tuning.keep_memory()
-    training.train(loaded, options.workdir, quiet=options.quiet)
+    with parallel.together(options.coordinator, options.num_processes, options.process_id):
+        training.train(loaded, options.workdir, quiet=options.quiet)
 
 
 def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -353,6 +354,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     sub.add_argument("--quiet", action="store_true", help="print nothing")
+    sub.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where nothing else says it")
+    sub.add_argument("--num-processes", type=int, metavar="N", help="of the run, on all hosts")
+    sub.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0 on")
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
 
     sub = command("evaluate", evaluate, "Measure a run's checkpoint on one split.")

@@ -11,7 +11,8 @@ perceptual: with the squared error of features instead, and a tenth of that of p
 the run of `finetune_clipart.py`, before the second halving and the third.
 srgan: with a discriminator, on the same features.
 
-Ours: not run yet.
+Ours, jax 0.10.2, seed 0: small 20.1 dB, bicubic interpolation 19.5 dB, of 325 test pictures; 21 min 20 s on two cores
+that much other work shared, 8 min 47 s of them on a processor. full and those with features haven't been run.
 """
 
 from ml_collections import ConfigDict

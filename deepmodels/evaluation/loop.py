@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+from deepmodels import parallel
 from deepmodels.metrics import Mean
 from deepmodels.trees import PyTree
 
@@ -51,7 +52,7 @@ def predict(
       variables: the untrained collections.
       batches: as for `evaluate`.
     """
-    results = jax.device_get(
+    results = parallel.fetch(
         [(_done(step(params, variables, batch)), batch["label"], batch["example_mask"]) for batch in batches]
     )
     real = [mask > 0 for _, _, mask in results]

@@ -1,9 +1,11 @@
 """The device mesh, the placement of batches on it, and the rules that say where parameters live."""
 
+from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
     batch_sharding,
     check_batch_size,
     describe_mesh,
+    fetch,
     keep_batch_divided,
     make_mesh,
     place,
@@ -17,6 +19,7 @@ __all__ = [
     "batch_sharding",
     "check_batch_size",
     "describe_mesh",
+    "fetch",
     "keep_batch_divided",
     "make_mesh",
     "place",
@@ -24,4 +27,6 @@ __all__ = [
     "shardings",
     "shardings_like",
     "shares",
+    "surroundings",
+    "together",
 ]

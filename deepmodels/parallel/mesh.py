@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels.errors import ConfigError, ShapeError, nearest
@@ -135,6 +136,21 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     except ValueError as error:
         shapes = {name: array.shape for name, array in batch.items()}
         raise ShapeError(f"batch: {shapes} can't be placed on the mesh {dict(mesh.shape)}: {error}") from error
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Returns arrays of the devices as numpy arrays, whole in each process; where there are several, all call it.
+
+    Args:
+      tree: arrays, those among processes as well.
+    """
+
+    def whole(leaf):
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return jax.device_get(leaf)
+
+    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(whole, tree)
 
 
 def prefetch(batches: Iterable[PyTree], place: Callable[[PyTree], PyTree], depth: int = 2) -> Iterator[PyTree]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from deepmodels import parallel
 from deepmodels.analysis.intermediates import intermediates
 from deepmodels.errors import ConfigError, nearest
 from deepmodels.evaluation import WRITTEN
@@ -84,7 +85,7 @@ def write(x: Experiment, params: PyTree, variables: PyTree, split: str = "test")
         ).tokens[:, 0]
 
     batches = experiment.evaluation_batches(x, split)
-    tokens = np.concatenate([jax.device_get(search(params, variables, batch)) for batch in batches])[: len(source)]
+    tokens = np.concatenate([parallel.fetch(search(params, variables, batch)) for batch in batches])[: len(source)]
     references = [tokenizer.decode(source[i]["targets"].tolist()) for i in range(len(source))]
     return Written(tokens, [tokenizer.decode(row.tolist()) for row in tokens], references)
 

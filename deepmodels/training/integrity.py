@@ -85,7 +85,9 @@ def _blocks(leaf: Any) -> Iterator[tuple[np.ndarray, tuple[int, ...], tuple[int,
         return
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
-            yield np.ascontiguousarray(shard.data), tuple(s.start or 0 for s in shard.index), leaf.shape
+            block = np.ascontiguousarray(shard.data)  # of a number by itself it makes one axis
+            start = tuple(s.start or 0 for s in shard.index) or (0,)
+            yield block, start, leaf.shape or (1,)
 
 
 def _words(block: np.ndarray) -> np.ndarray:

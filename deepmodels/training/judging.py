@@ -83,14 +83,14 @@ def judged(x: Experiment, evaluate_on: Callable) -> Callable[[str, TrainState], 
             subset = data.SubsetSource(source, np.arange(count) * len(source) // count)
             options = dict(process_index=jax.process_index(), process_count=jax.process_count())
             batches = data.evaluation_batches(subset, batch_size=size, **options)
-            parts = [jax.device_get(looked(variables, parallel.place(batch, x.mesh))) for batch in batches]
+            parts = [parallel.fetch(looked(variables, parallel.place(batch, x.mesh))) for batch in batches]
             reals[split] = _joined(parts, count)
         return reals[split]
 
     def evaluate(split: str, state: TrainState) -> dict[str, float]:
         metrics, params = evaluate_on(split, state), averaged_params(state.params, state.opt_state)
         numbers = range(-(-x.config.judge.samples // size))
-        parts = [jax.device_get(sampled(params, state.variables, number)) for number in numbers]
+        parts = [parallel.fetch(sampled(params, state.variables, number)) for number in numbers]
         made, true = _joined(parts, x.config.judge.samples), real(split, state.variables)
         precision, recall = precision_recall(made.features, true.features)
         values = {

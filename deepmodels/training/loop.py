@@ -91,7 +91,7 @@ def _train(
     x: Experiment,
     workdir: Path,
     given: Mapping[str, jax.Array],
-    leaving: Callable[[], bool],
+    leaving: Callable[[int], bool],
     say: Callable[[str], None],
     quiet: bool,
 ) -> Result:
@@ -126,7 +126,8 @@ def _train(
     state = train_step.enter(state)
     meter = Meter(x)
 
-    with Progress(config.steps, start, config.data.batch_size, enabled=not quiet) as bar:
+    spoken = not quiet and jax.process_index() == 0
+    with Progress(config.steps, start, config.data.batch_size, enabled=spoken) as bar:
         stop = start >= config.steps or should_stop(evaluations, config.early_stopping)
         if not stop:
             batches = parallel.prefetch(experiment.train_batches(x, start), train_step.place)
@@ -156,7 +157,7 @@ def _train(
                 improved = best_step(evaluations, config.keep) == step
                 stop = stop or should_stop(evaluations, config.early_stopping)
 
-            asked = leaving()
+            asked = leaving(step)
             if step % every.checkpoint == 0 or improved or stop or asked:
                 meter.check()
                 with meter.paused():
@@ -447,12 +448,15 @@ def _report(
         answers = partial(_written, written)
     rates = [line["examples_per_second"] for line in history if "examples_per_second" in line]
     table = summary(x.model, *inputs)
+    shown, filters = answers(x, params, state.variables), parallel.fetch(kernels[0]) if kernels else None
+    if jax.process_index():
+        return workdir / "report.html"
     return write_report(
         workdir,
         title=f"{x.config.model.name} on {x.config.data.name}",
         history=history,
-        **answers(x, params, state.variables),
-        filters=np.asarray(kernels[0]) if kernels else None,
+        **shown,
+        filters=filters,
         summary_text=str(table),
         config_text=configs.to_json(x.config),
         facts={
@@ -502,7 +506,7 @@ def _read(x: Experiment, params: PyTree, variables: PyTree) -> dict[str, Any]:
     source, size = x.sources["test"], x.config.data.batch_size
     batches = [*itertools.islice(experiment.evaluation_batches(x, "test"), -(-_TEXTS // size))]
     step = experiment.make_reading(x)
-    answers = jax.device_get([step(params, variables, batch) for batch in batches])
+    answers = parallel.fetch([step(params, variables, batch) for batch in batches])
     if answers[0][1] is None:
         classified = "label" in source[0] and np.ndim(source[0]["label"]) == 0
         return _classified_texts(x, params, variables) if classified else {}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepmodels import parallel
 from deepmodels.data import gather
 from deepmodels.models.mae import patchify, unpatchify
 from deepmodels.models.vae import interpolate, traverse
@@ -85,7 +86,7 @@ def make_pictures(x: Experiment) -> Callable[[PyTree, PyTree], dict[str, np.ndar
     mean, std = (np.asarray(x.config.data.get(name, default)) for name, default in (("mean", 0.0), ("std", 1.0)))
 
     def draw(params: PyTree, variables: PyTree) -> dict[str, np.ndarray]:
-        pictures = jax.device_get(made(params, variables, records))
+        pictures = parallel.fetch(made(params, variables, records))
         return {name: grid(np.float64(rows) * std + mean, _SIDE) for name, rows in sorted(pictures.items())}
 
     return draw

@@ -5,6 +5,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+import jax
+from jax.experimental import multihost_utils
+
 from deepmodels.errors import DeepModelsError
 
 
@@ -15,13 +18,17 @@ class Preempted(DeepModelsError):
 
 
 @contextlib.contextmanager
-def preemptible() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM has come since; until the end, the signal does nothing else.
+def preemptible() -> Iterator[Callable[[int], bool]]:
+    """Yields a function of the step that says whether SIGTERM has come since; until the end it does nothing else.
 
-    A second SIGTERM ends the process at once, as does any where Python takes no signals: outside the main thread.
+    Of several processes JAX tells all at the same step, some steps after any of them got the signal. Of one by itself a
+    second SIGTERM ends it at once, as does any where Python takes no signals: outside the main thread.
     """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda _: False
         return
     asked = threading.Event()
 
@@ -31,6 +38,6 @@ def preemptible() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield asked.is_set
+        yield lambda _: asked.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError
@@ -52,6 +53,8 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
             temporary = workdir / ".config.json.new"
             temporary.write_text(configs.to_json(config) + "\n")
             temporary.replace(stored)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("workdir")
         yield workdir
 
 
