@@ -41,7 +41,7 @@ ALLOWED = {
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers", "sampling",
     },
     "cli": {
-        "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
+        "training", "parallel", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
         "text_to_image",
     },
     "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
