@@ -77,6 +77,8 @@ def subjects() -> list[tuple[str, str]]:
             found.append((name, "transformers"))
         if name in OF_TORCH:
             found.append((name, "torch"))
+        if name in OF_DIFFUSERS:
+            found.append((name, "diffusers"))
         for source in SOURCES:
             rows = weights.TABLES[source]
             if (name in rows or variant.family in rows) and oracles.knows(source, name):
@@ -90,6 +92,8 @@ def compare(name: str, source: str) -> dict[str, Any]:
         return compare_masked(name) if name in MASKED else compare_text(name)
     if source == "torch":
         return OF_TORCH[name](name)
+    if source == "diffusers":
+        return compare_diffusers(name)
     variant = models.MODELS[name]
     theirs = getattr(oracles, source)(name, **(ARGUMENTS.get(name, {}) if source == "torchvision" else {}))
     if variant.family in SEGMENTATION:
@@ -340,6 +344,51 @@ def compare_generative(name: str) -> dict[str, Any]:
     return against_torch(name, size, variables, theirs, ours_of, theirs, batch)
 
 
+OF_DIFFUSERS = {  # the side of what goes in; the tiny one is for the U-Nets of Stable Diffusion, which are too large
+    "ddpm_cifar10": 32,
+    "stable_diffusion_unet_tiny": 8,
+    "stable_diffusion_1_vae": 64,
+}
+
+
+def compare_diffusers(name: str) -> dict[str, Any]:
+    """Returns the row of a network of a diffusion model, against diffusers, by way of a folder that this writes.
+
+    Of an autoencoder, means and log-variances of the latents and what the means are decoded to.
+    """
+    variant, size = models.MODELS[name], OF_DIFFUSERS[name]
+    model = models.create(name)
+    arguments = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
+    key = {"DDPM": "ddpm", "ConditionalUNet": "conditional_unet"}.get(variant.cls.__name__, variant.family)
+    config, _ = folder.config_of(key, arguments | {rate: 0.0 for rate in RATES if rate in arguments})
+    theirs = oracles.diffusers(config.pop("_class_name"), **config)
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        model, variables = loading.load_folder(place)
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(1, size, size, model.in_channels)).astype(np.float32)
+    context = rng.normal(size=(1, 77, getattr(model, "context_size", 1))).astype(np.float32)
+
+    def ours_of(variables: Any, batch: np.ndarray) -> jax.Array:
+        if key == "autoencoder_kl":
+            made = model.apply(variables, batch)
+            return jnp.concatenate([made[part].reshape(-1) for part in ("mean", "log_var", "reconstruction")])
+        told = (context.astype(batch.dtype),) if key == "conditional_unet" else ()
+        return model.apply(variables, batch, np.int32(500), *told)
+
+    def theirs_of(batch: Any) -> Any:
+        given = batch.permute(0, 3, 1, 2)
+        if key == "autoencoder_kl":
+            posterior = theirs.encode(given).latent_dist
+            parts = posterior.mean, posterior.logvar, theirs.decode(posterior.mean).sample
+            return oracles.import_torch().cat([part.permute(0, 2, 3, 1).reshape(-1) for part in parts])
+        told = (oracles.tensor(context).to(batch.dtype),) if key == "conditional_unet" else ()
+        return theirs(given, 500, *told).sample.permute(0, 2, 3, 1)
+
+    shape = f"{size}x{size}x{model.in_channels}"
+    return against_torch(name, shape, variables, theirs, ours_of, theirs_of, batch, source="diffusers")
+
+
 OF_TORCH = {
     **dict.fromkeys(RECURRENT, compare_recurrent),
     "transformer_base": compare_transformer,
@@ -349,10 +398,10 @@ OF_TORCH = {
 }
 
 
-def against_torch(name, size, variables, theirs, ours_of, theirs_of, inputs) -> dict[str, Any]:
+def against_torch(name, size, variables, theirs, ours_of, theirs_of, inputs, source="torch") -> dict[str, Any]:
     """Returns the row of a model of torch's layers: outputs in float32, the gradient of the inputs in float64."""
     outputs, expected = jax.jit(ours_of)(variables, inputs), theirs_of(oracles.tensor(inputs)).detach().numpy()
-    row = float32_row(name, "torch", size, variables, theirs, outputs, expected)
+    row = float32_row(name, source, size, variables, theirs, outputs, expected)
     theirs.double()
     leaf = oracles.tensor(inputs.astype(np.float64)).requires_grad_()
     exact = theirs_of(leaf)
