@@ -48,7 +48,8 @@ def make_batch(model: nn.Module, subject: dict[str, Any]) -> tuple[list[np.ndarr
         shape = (size, *models.MODELS[subject["model"]].inputs["images"].shape)
         if not model.num_classes:  # it makes pictures, of values in [0, 1]
             image = rng.random(shape).astype(np.float32)
-            return [image], {"image": image}
+            times = "timesteps" in models.MODELS[subject["model"]].inputs
+            return [image, *([np.zeros(size, np.float32)] if times else [])], {"image": image}
         image = rng.normal(size=shape).astype(np.float32)
         return [image], {"image": image, "label": rng.integers(0, model.num_classes, size).astype(np.int32)}
     tokens = [rng.integers(0, model.vocab_size, (size, length)).astype(np.int32) for length in lengths]

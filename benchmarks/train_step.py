@@ -56,6 +56,7 @@ SUBJECTS = {subject.name or subject.model: subject for subject in (
     Subject("vit_b_16", 8),
     Subject("vae", 100, "torch_generative", (), {"name": "elbo"}),
     Subject("dcgan", 16, "torch_generative", (), {"name": "adversarial"}),
+    Subject("ddpm_cifar10", 16, "torch_diffusion", (), {"name": "diffusion"}),
     Subject("bert_base", 8, "torch_text", (128,), {"name": "masked_lm"} | _BERT, {"head": "masked_lm"}),
     Subject("t5_small", 8, "torch_text", (64, 64), {"name": "sequence_to_sequence"}),
     Subject(

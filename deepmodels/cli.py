@@ -328,9 +328,8 @@ def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     ledger = Path(__file__).parent.parent / "parity" / "ledger.py"
     if not ledger.exists():
         raise ConfigError(f"the ledger is measured in a clone of the repository: there is no {ledger}")
-    missing = [
-        name for name in ("torch", "torchvision", "timm", "transformers") if importlib.util.find_spec(name) is None
-    ]
+    needed = ("torch", "torchvision", "timm", "transformers", "diffusers")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)} missing: pip install -e '.[parity]' in {ledger.parent.parent}")
     sys.exit(subprocess.run([sys.executable, str(ledger), *options.names]).returncode)

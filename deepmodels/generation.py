@@ -18,7 +18,7 @@ from deepmodels.layers.cache import SLACK
 from deepmodels.layers.stack import unstack
 from deepmodels.sampling import Beams, Decoding, Sampling, beam_search, begin, decode, decode_speculatively
 from deepmodels.tokenizers import Tokenizer
-from deepmodels.tokenizers.tokenizer import check_vocab, pad
+from deepmodels.tokenizers.tokenizer import check_vocab, encode_prompts, pad
 from deepmodels.trees import PyTree
 
 CHUNK = 16  # tokens between two looks at what is written, where somebody looks
@@ -303,6 +303,59 @@ def _bucket(length: int) -> int:
 
 def _apart(variables: PyTree) -> PyTree:
     return jax.jit(unstack)(variables) if jax.default_backend() == "cpu" else variables
+
+
+def generate_codes(
+    model: nn.Module,
+    variables: PyTree,
+    prompts: Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    temperature: float | None = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    dtype: Any = jnp.float32,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns the codes of a picture of each prompt, (N, G, G) int32, which a model of texts and codes writes.
+
+        codes = generate_codes(dalle, variables, ["a red bird"] * 16, tokenizer=tokenizer)
+        pictures = dvae.apply(dvae_variables, codes, method="decode_indices")
+
+    Of several pictures of a text `deepmodels.evaluation.rerank` says which fits it best.
+
+    Args:
+      model: with `start`, `extend` and `step`, as `deepmodels.models.dalle.DALLE` has them.
+      variables: its parameters.
+      prompts: N of them; one that is too long is cut, and a warning says so.
+      tokenizer: of the model.
+      temperature, top_k, top_p: see `deepmodels.sampling.Sampling`; without a temperature the likeliest code is taken.
+      dtype: in which keys and values are kept.
+      seed: of what is drawn; the same for the same seed, and different for the prompts of one call.
+
+    Raises:
+      ConfigError: arguments don't go together, or the model's vocabulary is smaller than the tokenizer's.
+    """
+    settings = Sampling(temperature, top_k, top_p)
+    settings.check()
+    check_vocab(tokenizer, model.vocab_size, name="vocab_size of the model")
+    tokens = encode_prompts(tokenizer, prompts, model.text_length)
+    lengths = np.array([min(len(tokenizer.frame(prompt)[0]), model.text_length) for prompt in prompts], np.int32)
+    codes = _paint(model, settings, dtype, _apart(variables), tokens, lengths, jax.random.key(seed))
+    return np.asarray(codes).reshape(-1, model.grid, model.grid)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _paint(
+    model: nn.Module, settings: Sampling, dtype: Any, variables: PyTree, tokens: Array, lengths: Array, key: Array
+) -> Array:
+    """All codes (N, G * G) of pictures."""
+    count, none = model.grid**2, jnp.zeros(0, jnp.int32)
+    extend, step = (partial(model.apply, variables, method=method) for method in ("extend", "step"))
+    cache = model.start(len(tokens), dtype)
+    options = dict(ends=none, sampling=settings)
+    state = begin(extend, cache, tokens, lengths, length=count, key=key, **options)
+    return decode(step, state, jnp.int32(count), **options).tokens
 
 
 @partial(jax.jit, static_argnames=("model", "batch_size", "length", "dtype", "quantized"))

@@ -116,6 +116,65 @@ def dalle_dvae(hidden_size: int, first_size: int, blocks: int, codebook_size: in
     return _networks({"encoder": encoder, "decoder": decoder}, made)
 
 
+def dalle(vocab, codes, length, grid, size, layers, heads, mlp_size, kernel_size):
+    """Returns the decoder of Ramesh et al. (2021) of torch's layers, called with (tokens, codes, mask).
+
+    What it gives is flattened: logits of the words behind the first, and of the codes.
+    """
+    torch = oracles.import_torch()
+    nn = torch.nn
+
+    def sees(kind, query, key):
+        """Whether a code at (row, column) sees another, figure 11, code by code."""
+        (row, column), (other, aside) = divmod(query, grid), divmod(key, grid)
+        if key > query:
+            return False
+        if kind == "row":
+            return query - key <= grid
+        if kind == "column":
+            return column == aside
+        half = kernel_size // 2  # a kernel that goes on in the next row where a row ends
+        return any(other * grid + aside == (row - up) * grid + column + to
+                   for up in range(half + 1) for to in range(-half, half + 1))  # fmt: skip
+
+    def hidden(kind):
+        total = length + grid * grid
+        mask = torch.triu(torch.ones(total, total, dtype=torch.bool), 1)
+        for query in range(grid * grid):
+            for key in range(grid * grid):
+                mask[length + query, length + key] = not sees(kind, query, key)
+        return mask
+
+    kinds = ["column" if number % 4 == 2 else "row" for number in range(1, layers)] + ["convolution"]
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            rows = dict(word=vocab, image=codes, padding=length, position=length, row=grid, column=grid)
+            for name, count in rows.items():
+                setattr(self, name, nn.Embedding(count, size))
+            gelu = lambda x: nn.functional.gelu(x, approximate="tanh")  # noqa: E731
+            options = dict(dropout=0.0, activation=gelu, batch_first=True, norm_first=True)
+            self.layers = nn.ModuleList(
+                nn.TransformerEncoderLayer(size, heads, mlp_size, **options) for _ in range(layers)
+            )
+            self.norm = nn.LayerNorm(size)
+            self.words, self.codes = (nn.Linear(size, count, bias=False) for count in (vocab, codes))
+
+        def forward(self, tokens, given, mask):
+            places, index = torch.arange(length), torch.arange(grid * grid)
+            text = torch.where(mask[..., None], self.word(tokens), self.padding(places)) + self.position(places)
+            image = self.image(given) + self.row(index // grid) + self.column(index % grid)
+            x = torch.cat([text, image], 1)
+            for layer, kind in zip(self.layers, kinds, strict=True):
+                x = layer(x, src_mask=hidden(kind))
+            x = self.norm(x)
+            said = self.words(x[:, : length - 1]), self.codes(x[:, length - 1 : -1])
+            return torch.cat([part.flatten() for part in said])
+
+    return Model()
+
+
 def vae(pixels: int, hidden_size: int, latent_size: int):
     """Returns the dense layers "down", "mean", "log_var", "up1" and "up0" of the VAE with one hidden layer."""
     nn = oracles.import_torch().nn

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ RECURRENT = {"elman": "RNN", "lstm": "LSTM", "bilstm": "LSTM", "gru": "GRU"}  # 
 LENGTH = 128  # of texts
 LARGEST = 400_000_000  # parameters; twice as many in float64 don't fit into an ordinary machine
 SMALL = 96  # pixels of the images in float64
+DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # where a package isn't called as its module
 RATES = ("dropout_rate", "stochastic_depth_rate", "drop_connect_rate")
 
 
@@ -77,6 +79,8 @@ def subjects() -> list[tuple[str, str]]:
             found.append((name, "transformers"))
         if name in OF_TORCH:
             found.append((name, "torch"))
+        if name in WITH_OTHERS and find_spec(WITH_OTHERS[name][0]) is not None:
+            found.append((name, WITH_OTHERS[name][0]))
         for source in SOURCES:
             rows = weights.TABLES[source]
             if (name in rows or variant.family in rows) and oracles.knows(source, name):
@@ -86,6 +90,8 @@ def subjects() -> list[tuple[str, str]]:
 
 def compare(name: str, source: str) -> dict[str, Any]:
     """Returns the row of one model against one source."""
+    if name in WITH_OTHERS:
+        return WITH_OTHERS[name][1](name)
     if source == "transformers":
         return compare_masked(name) if name in MASKED else compare_text(name)
     if source == "torch":
@@ -340,7 +346,146 @@ def compare_generative(name: str) -> dict[str, Any]:
     return against_torch(name, size, variables, theirs, ours_of, theirs, batch)
 
 
+SIDES = {  # the side of what goes in; the tiny one is for the U-Nets of Stable Diffusion, which are too large
+    "ddpm_cifar10": 32,
+    "stable_diffusion_unet_tiny": 8,
+    "stable_diffusion_1_vae": 64,
+}
+
+
+def compare_diffusers(name: str) -> dict[str, Any]:
+    """Returns the row of a network of a diffusion model, against diffusers, by way of a folder that this writes.
+
+    Of an autoencoder, means and log-variances of the latents and what the means are decoded to.
+    """
+    variant, size = models.MODELS[name], SIDES[name]
+    model = models.create(name)
+    arguments = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
+    key = {"DDPM": "ddpm", "ConditionalUNet": "conditional_unet"}.get(variant.cls.__name__, variant.family)
+    config, _ = folder.config_of(key, arguments | {rate: 0.0 for rate in RATES if rate in arguments})
+    theirs = oracles.diffusers(config.pop("_class_name"), **config)
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        model, variables = loading.load_folder(place)
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(1, size, size, model.in_channels)).astype(np.float32)
+    context = rng.normal(size=(1, 77, getattr(model, "context_size", 1))).astype(np.float32)
+
+    def ours_of(variables: Any, batch: np.ndarray) -> jax.Array:
+        if key == "autoencoder_kl":
+            made = model.apply(variables, batch)
+            return jnp.concatenate([made[part].reshape(-1) for part in ("mean", "log_var", "reconstruction")])
+        told = (context.astype(batch.dtype),) if key == "conditional_unet" else ()
+        return model.apply(variables, batch, np.int32(500), *told)
+
+    def theirs_of(batch: Any) -> Any:
+        given = batch.permute(0, 3, 1, 2)
+        if key == "autoencoder_kl":
+            posterior = theirs.encode(given).latent_dist
+            parts = posterior.mean, posterior.logvar, theirs.decode(posterior.mean).sample
+            return oracles.import_torch().cat([part.permute(0, 2, 3, 1).reshape(-1) for part in parts])
+        told = (oracles.tensor(context).to(batch.dtype),) if key == "conditional_unet" else ()
+        return theirs(given, 500, *told).sample.permute(0, 2, 3, 1)
+
+    shape = f"{size}x{size}x{model.in_channels}"
+    return against_torch(name, shape, variables, theirs, ours_of, theirs_of, batch, source="diffusers")
+
+
+def compare_clip(name: str) -> dict[str, Any]:
+    """Returns the row of a CLIP: the embeddings of pictures and texts, and their cosines."""
+    model = models.create(name)
+    source = WITH_OTHERS[name][0]
+    images = pixels(2, model.image_size)
+    tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, model.max_length)).astype(np.int32)
+    if source == "transformers":
+        config, rules = folder.config_of(
+            "clip", {field: getattr(model, field) for field in type(model).__dataclass_fields__}
+        )
+        theirs = oracles.transformers(config.pop("architectures")[0], **config)
+    else:
+        theirs, rules = oracles.open_clip(model), weights.clip.OPEN_CLIP
+    variables = transferred(theirs, rules, model, images, tokens)
+
+    def ours_of(variables: Any, images: jax.Array) -> jax.Array:
+        outputs = model.apply(variables, images, tokens)
+        seen, read = outputs["image_embedding"], outputs["text_embedding"]
+        return jnp.concatenate([x.reshape(-1) for x in (seen, read, seen @ read.T)])
+
+    def theirs_of(images: Any) -> Any:
+        seen, read = oracles.embeddings(theirs, images.permute(0, 3, 1, 2), oracles.tensor(tokens))
+        return oracles.import_torch().cat([x.flatten() for x in (seen, read, seen @ read.T)])
+
+    size = f"2x{model.image_size}x{model.image_size}x3, 2x{model.max_length}"
+    return against_torch(name, size, variables, theirs, ours_of, theirs_of, images, source)
+
+
+def compare_dit(name: str) -> dict[str, Any]:
+    """Returns the row of a diffusion transformer, against diffusers, whose embedding of timesteps DiT then has."""
+    shift = {"frequency_shift": 1} if name.startswith("dit") else {}
+    model, variant = models.create(name, **shift), models.MODELS[name]
+    rng = np.random.default_rng(0)
+    images, timesteps, *told = (
+        rng.integers(0, 8, (2, *spec.shape)).astype(np.int32)
+        if spec.dtype == np.int32
+        else rng.normal(size=(2, *spec.shape)).astype(np.float32)
+        for spec in variant.inputs.values()
+    )
+    theirs = oracles.diffusion_transformer(model)
+    rules = weights.table("diffusers", name, "dit")
+    variables = transferred(theirs, rules, model, images, timesteps, *told)
+    floats = lambda x, like: x.astype(like.dtype) if x.dtype.kind == "f" else x  # noqa: E731
+
+    def ours_of(variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, timesteps, *(floats(x, images) for x in told))
+
+    def theirs_of(images: Any) -> Any:
+        given = (oracles.tensor(x) for x in told)
+        given = [x.to(images.dtype) if x.is_floating_point() else x for x in given]
+        order = (oracles.tensor(timesteps), *given) if name.startswith("dit") else (*given, oracles.tensor(timesteps))
+        return theirs(images.permute(0, 3, 1, 2), *order).sample.permute(0, 2, 3, 1)
+
+    size = "x".join(map(str, images.shape))
+    return against_torch(name, size, variables, theirs, ours_of, theirs_of, images, "diffusers")
+
+
+def compare_dalle(name: str) -> dict[str, Any]:
+    """Returns the row of DALL-E's decoder, against torch's layers: what it says of words and codes."""
+    model = models.create(name)
+    sizes = (model.vocab_size, model.codebook_size, model.text_length, model.grid, model.hidden_size)
+    theirs = oracles.enliven(
+        generative.dalle(*sizes, model.num_layers, model.num_heads, model.mlp_size, model.kernel_size)
+    )
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, model.vocab_size, (2, model.text_length)).astype(np.int32)
+    codes = rng.integers(0, model.codebook_size, (2, model.grid**2)).astype(np.int32)
+    mask = np.arange(model.text_length)[None] < np.array([[model.text_length], [model.text_length // 2]])
+    variables = transferred(theirs, weights.dalle.TORCH, model, tokens, codes)
+
+    def ours_of(variables: Any, embedding: jax.Array) -> jax.Array:
+        params = variables["params"] | {"image_embed": {"embedding": embedding}}
+        outputs = model.apply({"params": params}, tokens, codes, mask)
+        return jnp.concatenate([outputs[kind].reshape(-1) for kind in ("text_logits", "image_logits")])
+
+    given = (*map(oracles.tensor, (tokens, codes, mask)),)
+    return against_torch(
+        name,
+        f"2x{model.text_length}, 2x{model.grid**2}",
+        variables,
+        theirs,
+        ours_of,
+        lambda x: oracles.call_with(theirs, {"image.weight": x}, *given),
+        np.asarray(variables["params"]["image_embed"]["embedding"]),
+    )
+
+
+WITH_OTHERS = {  # the library that builds a model, and what compares it
+    **dict.fromkeys(("clip_vit_b_32", "clip_vit_b_16", "clip_tiny"), ("transformers", compare_clip)),
+    "clip_rn50": ("open_clip", compare_clip),
+    **dict.fromkeys(("dit_tiny", "mmdit_tiny"), ("diffusers", compare_dit)),
+    **dict.fromkeys(SIDES, ("diffusers", compare_diffusers)),
+}
 OF_TORCH = {
+    "dalle_tiny": compare_dalle,
     **dict.fromkeys(RECURRENT, compare_recurrent),
     "transformer_base": compare_transformer,
     "seq2seq_2014": compare_seq2seq,
@@ -349,10 +494,19 @@ OF_TORCH = {
 }
 
 
-def against_torch(name, size, variables, theirs, ours_of, theirs_of, inputs) -> dict[str, Any]:
+def against_torch(
+    name: str,
+    size: str,
+    variables: Any,
+    theirs: Any,
+    ours_of: Callable,
+    theirs_of: Callable,
+    inputs: np.ndarray,
+    source: str = "torch",
+) -> dict[str, Any]:
     """Returns the row of a model of torch's layers: outputs in float32, the gradient of the inputs in float64."""
     outputs, expected = jax.jit(ours_of)(variables, inputs), theirs_of(oracles.tensor(inputs)).detach().numpy()
-    row = float32_row(name, "torch", size, variables, theirs, outputs, expected)
+    row = float32_row(name, source, size, variables, theirs, outputs, expected)
     theirs.double()
     leaf = oracles.tensor(inputs.astype(np.float64)).requires_grad_()
     exact = theirs_of(leaf)
@@ -374,7 +528,7 @@ def float32_row(
     return {
         "model": name,
         "source": source,
-        "version": metadata.version(source),
+        "version": metadata.version(DISTRIBUTIONS.get(source, source)),
         "parameters": trees.count(variables["params"]),
         "theirs": sum(p.numel() for p in theirs.parameters()),
         "input": size,
@@ -479,7 +633,9 @@ def write(rows: list[dict[str, Any]]) -> None:
         "logits of a text and a padded one, and the gradient of the embedding; T5's agree within float32 only, in",
         "which transformers computes norms and softmax. Of decoders, how many tokens are the same that both write",
         "behind a prompt, each with its own cache. Of models that make pictures, all that they make of the input:",
-        "codes and pixels, or pictures and what discriminators say of them.",
+        "codes and pixels, or pictures and what discriminators say of them. Of CLIP, the embeddings of pictures and",
+        "texts and their cosines. Gradients of networks that undo noise agree within float32, in which diffusers",
+        "embeds the time.",
         "",
         f"| {' | '.join(shown)} |",
         "|" + " --- |" * len(shown),

@@ -48,6 +48,56 @@ def diffusers(name: str, *, seed: int = 0, **config: Any):
     return enliven(getattr(library, name)(**config))
 
 
+def open_clip(clip: Any):
+    """Returns a model of open_clip of the sizes of one of ours, randomised; or skips the test."""
+    import_torchvision()  # which open_clip imports
+    library = pytest.importorskip("open_clip")
+    vision = dict(image_size=clip.image_size, layers=clip.vision_layers, width=clip.vision_size)
+    if clip.patch_size is None:
+        vision["head_width"] = 32 * clip.vision_size // clip.vision_heads
+    else:
+        vision |= dict(patch_size=clip.patch_size, head_width=clip.vision_size // clip.vision_heads)
+    text = dict(
+        context_length=clip.max_length,
+        vocab_size=clip.vocab_size,
+        width=clip.text_size,
+        heads=clip.text_heads,
+        layers=clip.text_layers,
+    )
+    return enliven(library.CLIP(clip.embedding_size, vision, text, quick_gelu=clip.activation == "quick_gelu"))
+
+
+def embeddings(module, images, tokens) -> tuple:
+    """Returns a CLIP's embeddings of pictures (B, C, H, W) and of texts (N, T), of length 1, as tensors."""
+    if hasattr(module, "get_image_features"):
+        output = module(pixel_values=images, input_ids=tokens)
+        return output.image_embeds, output.text_embeds
+    return module.encode_image(images, normalize=True), module.encode_text(tokens, normalize=True)
+
+
+def diffusion_transformer(model: Any):
+    """Returns diffusers' DiT or Stable Diffusion 3's of the sizes of one of ours, enlivened; or skips the test."""
+    import_transformers()  # which diffusers imports
+    library = pytest.importorskip("diffusers")
+    sizes = dict(
+        num_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        attention_head_dim=model.hidden_size // model.num_heads,
+        sample_size=model.image_size,
+        in_channels=model.in_channels,
+        out_channels=model.out_channels,
+    )
+    if hasattr(model, "num_classes"):
+        module = library.DiTTransformer2DModel(**sizes, num_embeds_ada_norm=model.num_classes, norm_eps=1e-6)
+        first, *others = (block.norm1.emb for block in enliven(module).transformer_blocks)
+        for other in others:  # as in the weights that circulate
+            other.load_state_dict(first.state_dict())
+        return module
+    sizes |= dict(joint_attention_dim=model.context_size, caption_projection_dim=model.hidden_size)
+    sizes |= dict(pooled_projection_dim=model.vector_size, pos_embed_max_size=model.largest_grid)
+    return enliven(library.SD3Transformer2DModel(**sizes))
+
+
 def torch_recurrent(kind: str, channels: int, hidden_size: int, *, seed: int = 0, **arguments: Any):
     """Returns torch's `RNN`, `LSTM` or `GRU` with the batch first, its weights such that the gates are busy."""
     torch = import_torch()

@@ -343,7 +343,7 @@ VARIANTS = {
     "mmdit_tiny": Variant(
         MMDiT,
         dict(
-            num_layers=2, hidden_size=16, num_heads=2, image_size=8, in_channels=4, out_channels=4, context_size=12,
+            num_layers=2, hidden_size=16, num_heads=4, image_size=8, in_channels=4, out_channels=4, context_size=12,
             vector_size=6, largest_grid=6,
         ),
         _inputs(8, 4, context=((5, 12), np.float32), vector=((6,), np.float32)),

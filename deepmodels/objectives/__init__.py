@@ -2,8 +2,8 @@
 
 `forward(*inputs, key=key, **named)` runs the model with its parameters bound and returns (outputs, new variables). An
 objective calls it first with what the model takes of the batch, and most don't call it again. With `network=name` it
-runs a frozen network of the config instead. The same function trains and evaluates; metrics are means over the batch's
-real examples, or a `Mean` over what else it weighs.
+runs a frozen network of the config instead, which may come before. The same function trains and evaluates; metrics are
+means over the batch's real examples, or a `Mean` over what else it weighs.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from deepmodels.objectives.classification import classification, classification_
 from deepmodels.objectives.contrastive import contrastive_divergence, up_down
 from deepmodels.objectives.ctc import ctc
 from deepmodels.objectives.diffusion import diffusion
-from deepmodels.objectives.image_text import image_text_contrastive
+from deepmodels.objectives.image_text import image_text_contrastive, text_to_image
 from deepmodels.objectives.language import (
     language_modelling,
     masked_lm,
@@ -64,6 +64,7 @@ OBJECTIVES: dict[str, Callable] = {
     "span_extraction": span_extraction,
     "style_transfer": style_transfer,
     "super_resolution": super_resolution,
+    "text_to_image": text_to_image,
     "token_classification": token_classification,
     "up_down": up_down,
     "vector_quantized": vector_quantized,

@@ -363,8 +363,10 @@ def call_model(objective: Callable, forward: Callable, batch: Mapping[str, jax.A
     calls = []
 
     def listening(*inputs, **options):
-        calls.append(Call(inputs, forward(*inputs, **options)))
-        return calls[-1].result
+        call = Call(inputs, forward(*inputs, **options))
+        if options.get("network") is None:
+            calls.append(call)
+        return call.result
 
     objective(listening, batch, None)
     return calls[0]

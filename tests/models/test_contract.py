@@ -30,7 +30,7 @@ OF_SEQUENCES = [  # of tokens or of vectors: what comes out differs from family 
     name
     for name in MODELS
     if MODELS[name].family
-    in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek", "clip", "dit")
+    in ("recurrent", "seq2seq", "ctc", "transformer", "bert", "t5", "gpt", "llama", "deepseek", "clip", "dit", "dalle")
 ]
 GENERATIVE = [  # what comes out has the form of what comes in, and more: tested in the families' own files
     name
