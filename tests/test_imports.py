@@ -41,8 +41,8 @@ ALLOWED = {
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers", "sampling",
     },
     "cli": {
-        "training", "parallel", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
-        "text_to_image",
+        "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
+        "text_to_image", "parallel",
     },
     "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
     "__main__": {"cli"},
