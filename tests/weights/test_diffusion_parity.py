@@ -7,6 +7,7 @@ import pytest
 from comparison import check_written_back
 from text_comparison import assert_close, check_gradients, converted, saved
 
+from deepmodels.loading import load_folder, save_folder
 from deepmodels.models.autoencoder_kl import AutoencoderKL, decode_in_tiles
 from deepmodels.models.diffusion import DDPM, ConditionalUNet, size_vector
 from deepmodels.weights import autoencoder_kl, diffusion
@@ -186,3 +187,16 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     theirs = oracles.diffusers(name, **config)
     variables = converted(model, saved(theirs, tmp_path / "theirs"), rules, *inputs)
     check_written_back(variables, theirs, rules)
+
+    save_folder(tmp_path / "ours", model, variables)
+    again, said = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True, low_cpu_mem_usage=False)
+    assert not any(said.values()), said
+    for key, tensor in theirs.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[key].numpy(), tensor.numpy())
+    levelled = ("transformer_layers_per_block", "attention_head_dim")  # one number there, one for each level here
+    for field in theirs.config.keys() & again.config.keys():
+        if not field.startswith("_") and field not in ("sample_size", *levelled):
+            assert np.array_equal(again.config[field], theirs.config[field]), field
+    loaded, _ = load_folder(tmp_path / "ours")
+    heads = {} if name == "AutoencoderKL" else {"num_heads": loaded.num_heads}  # of each level
+    assert loaded == model.clone(**heads)
