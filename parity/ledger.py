@@ -435,7 +435,7 @@ def compare_dalle(name: str) -> dict[str, Any]:
 
 WITH_OTHERS = {  # the library that builds a model, and what compares it
     **dict.fromkeys(("clip_vit_b_32", "clip_vit_b_16", "clip_tiny"), ("transformers", compare_clip)),
-    **{"clip_rn50": ("open_clip", compare_clip)},
+    "clip_rn50": ("open_clip", compare_clip),
     **dict.fromkeys(("dit_tiny", "mmdit_tiny"), ("diffusers", compare_dit)),
 }
 OF_TORCH = {
