@@ -11,7 +11,8 @@ nearest. By chance these are 0.5 % and 2.5 %.
 small: 32 pixels in patches of 8, three layers in either tower. full: patches of 4, twice the channels and the layers,
 which is for an accelerator.
 
-Ours: not run yet.
+Ours, small, jax 0.10.2, seed 0, on two cores that other work shared: accuracy 16.2 %, recall_at_5 27.0 %, in 8 min 51 s
+from the start of the command to the report, 3 min 34 s of them on a processor. full: not run yet.
 """
 
 from ml_collections import ConfigDict
