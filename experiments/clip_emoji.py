@@ -8,10 +8,11 @@ The test split is 200 names, none of whose pictures trains, in one batch: accura
 is the nearest of the 200, and of names whose picture is; recall_at_5 the share whose counterpart is among the five
 nearest. By chance these are 0.5 % and 2.5 %.
 
-small: 32 pixels in patches of 8, three layers in either tower. full: twice the channels, twice the layers and the
-steps, which is for an accelerator.
+small: 32 pixels in patches of 8, three layers in either tower. full: patches of 4, twice the channels and the layers,
+which is for an accelerator.
 
-Ours: not run yet.
+Ours, small, jax 0.10.2, seed 0, on two cores that other work shared: accuracy 16.2 %, recall_at_5 27.0 %, in 8 min 51 s
+from the start of the command to the report, 3 min 34 s of them on a processor. full: not run yet.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, small, or smoke (two steps on pictures of clothes)."""
-    steps, channels, layers, patch = {"full": (4_000, 192, 6, 4), "small": (1_000, 96, 3, 8), "smoke": (2, 16, 1, 8)}[
+    steps, channels, layers, patch = {"full": (2_000, 192, 6, 4), "small": (400, 96, 3, 8), "smoke": (2, 16, 1, 8)}[
         size
     ]
     heads = max(channels // 32, 1)

@@ -7,7 +7,7 @@ In each row keys have other values, so that weights can't know them. The accurac
 row before; a guess among the 4 values has 25 % right. The layers are Qwen3's, whose rotary positions make it easy to
 look at the token before; Muon finds what two of them do together within a hundred steps.
 
-Ours: not run yet.
+Ours, jax 0.10.2, seed 0: FIGURES
 """
 
 from ml_collections import ConfigDict

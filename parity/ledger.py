@@ -419,6 +419,34 @@ def compare_clip(name: str) -> dict[str, Any]:
     return against_torch(name, size, variables, theirs, ours_of, theirs_of, images, source)
 
 
+def compare_clip_text(name: str) -> dict[str, Any]:
+    """Returns the row of CLIP's text tower alone: its last two layers, and the end of the text."""
+    model = models.create(name)
+    config, rules = folder.config_of(
+        "clip_text", {field: getattr(model, field) for field in type(model).__dataclass_fields__}
+    )
+    theirs = oracles.transformers(config.pop("architectures")[0], **config)
+    tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, model.max_length)).astype(np.int32)
+    variables = transferred(theirs, rules, model, tokens)
+    (weight,) = (name for name, _ in theirs.named_parameters() if name.endswith("token_embedding.weight"))
+
+    def ours_of(variables: Any, embedding: jax.Array) -> jax.Array:
+        params = variables["params"] | {"token_embed": {"embedding": embedding}}
+        outputs = model.apply({"params": params}, tokens)
+        outputs["pooled"] = outputs.pop("embedding", outputs["pooled"])
+        return jnp.concatenate([outputs[kind].reshape(-1) for kind in ("hidden", "penultimate", "pooled")])
+
+    def theirs_of(embedding: Any) -> Any:
+        outputs = oracles.call_with(theirs, {weight: embedding}, oracles.tensor(tokens), output_hidden_states=True)
+        pooled = outputs.text_embeds if "text_embeds" in outputs else outputs.pooler_output
+        parts = outputs.last_hidden_state, outputs.hidden_states[-2], pooled
+        return oracles.import_torch().cat([part.flatten() for part in parts])
+
+    embedding = np.asarray(variables["params"]["token_embed"]["embedding"])
+    size = f"2x{model.max_length}"
+    return against_torch(name, size, variables, theirs, ours_of, theirs_of, embedding, "transformers")
+
+
 def compare_dit(name: str) -> dict[str, Any]:
     """Returns the row of a diffusion transformer, against diffusers, whose embedding of timesteps DiT then has."""
     shift = {"frequency_shift": 1} if name.startswith("dit") else {}
@@ -481,6 +509,7 @@ def compare_dalle(name: str) -> dict[str, Any]:
 WITH_OTHERS = {  # the library that builds a model, and what compares it
     **dict.fromkeys(("clip_vit_b_32", "clip_vit_b_16", "clip_tiny"), ("transformers", compare_clip)),
     "clip_rn50": ("open_clip", compare_clip),
+    **dict.fromkeys(("stable_diffusion_1_text", "clip_text_tiny"), ("transformers", compare_clip_text)),
     **dict.fromkeys(("dit_tiny", "mmdit_tiny"), ("diffusers", compare_dit)),
     **dict.fromkeys(SIDES, ("diffusers", compare_diffusers)),
 }

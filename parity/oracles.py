@@ -463,9 +463,9 @@ def tensor(array: np.ndarray):
     return import_torch().from_numpy(array.astype(np.int64) if array.dtype.kind == "i" else array)
 
 
-def call_with(module, parameters: dict[str, Any], *inputs: Any) -> Any:
+def call_with(module, parameters: dict[str, Any], *inputs: Any, **named: Any) -> Any:
     """Returns what a torch module gives for tensors, some of its parameters replaced."""
-    return import_torch().func.functional_call(module, parameters, inputs)
+    return import_torch().func.functional_call(module, parameters, inputs, named)
 
 
 def embedding_gradient(module, output, cotangent: np.ndarray) -> np.ndarray:

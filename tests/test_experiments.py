@@ -1,5 +1,6 @@
 """The experiments that need data which isn't here: all that their full configs name, made abstractly."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepmodels import augment, config, data, trees
 from deepmodels.models import MODELS, create
@@ -146,3 +148,31 @@ def test_pieces_of_an_address_are_on_one_side(tmp_path, monkeypatch):
     assert {years["train"].get(year) for year in range(1850, 1900)} == {None, 1850}
     labelled = (tmp_path / "target" / "labelled" / "train.tsv").read_text().splitlines()[1:]
     assert set(labelled) <= set((tmp_path / "target" / "train.tsv").read_text().splitlines())
+
+
+def test_an_emoji_that_tests_has_no_picture_that_trains(tmp_path, monkeypatch):
+    pictures = tmp_path / "package" / "img" / "google" / "64"
+    pictures.mkdir(parents=True)
+    table = []
+    for i in range(12):
+        names = "1F3FB", "1F3FF", "1F3FB-1F3FF"
+        tones = {tone: {"image": f"{i}-{tone}.png", "has_img_google": True} for tone in names}
+        category = "Flags" if i == 11 else "People & Body"
+        table.append({"name": f"WOMAN-{i}", "image": f"{i}.png", "has_img_google": True, "category": category})
+        table[-1]["skin_variations"] = tones
+        for name in (f"{i}.png", *(tone["image"] for tone in tones.values())):
+            Image.new("RGBA", (64, 64), (0, 0, 200, 0)).save(pictures / name)
+    (tmp_path / "package" / "emoji.json").write_text(json.dumps(table))
+    target = tmp_path / "target"
+    options = ["--size", "16", "--test", "3"]
+    monkeypatch.setattr(sys, "argv", ["emoji.py", str(tmp_path / "package"), str(target), *options])
+    runpy.run_path(str(EXPERIMENTS / "data" / "emoji.py"), run_name="__main__")
+    given = dict(path=target, max_length=8)
+    train, test = (data.create("captioned_images", split=split, **given) for split in ("train", "test"))
+    assert (len(train), len(test)) == (8 * 3, 3)  # no flag, and of each one with its own tone and two others
+    assert test[0]["image"].shape == (16, 16, 3)
+    assert test[0]["image"].min() == 255, "what is transparent is white"
+    assert {" ".join(caption.split()[:2]) for caption in train.captions}.isdisjoint(test.captions)
+    assert sum(caption.endswith(" dark skin") for caption in train.captions) == 8
+    with pytest.raises(SystemExit, match="exists already"):
+        runpy.run_path(str(EXPERIMENTS / "data" / "emoji.py"), run_name="__main__")

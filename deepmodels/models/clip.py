@@ -356,14 +356,18 @@ def _clip(parameters: int, year: int = 2021, paper: str = _CLIP, **arguments) ->
     return Variant(CLIP, arguments, inputs, parameters, year, paper, preprocessing)
 
 
-def _resnet(parameters: int, stages: tuple[int, ...], width: int, side: int, embedding_size: int, text_size: int):
+def _resnet(
+    parameters: int, stages: tuple[int, ...], width: int, side: int, embedding_size: int, text_size: int
+) -> Variant:
     return _clip(
         parameters, embedding_size=embedding_size, image_size=side, patch_size=None, vision_size=width,
         vision_layers=stages, vision_heads=width // 2, text_size=text_size, text_heads=text_size // 64,
     )  # fmt: skip
 
 
-def _text(parameters: int, year: int, paper: str, size: int, layers: int, embedding_size: int, activation: str):
+def _text(
+    parameters: int, year: int, paper: str, size: int, layers: int, embedding_size: int, activation: str
+) -> Variant:
     arguments = dict(
         hidden_size=size, num_layers=layers, num_heads=size // 64, embedding_size=embedding_size, activation=activation
     )

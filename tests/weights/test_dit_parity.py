@@ -2,7 +2,6 @@ import jax
 import numpy as np
 import oracles
 import pytest
-from comparison import enliven
 from text_comparison import assert_close, check_gradients, converted
 
 from deepmodels.models.dit import DiT, MMDiT
@@ -11,14 +10,7 @@ from deepmodels.weights.convert import from_ours
 
 pytestmark = pytest.mark.parity
 
-SIZES = dict(num_layers=3, hidden_size=16, num_heads=2, image_size=8, in_channels=4)
-THEIRS = dict(num_layers=3, num_attention_heads=2, attention_head_dim=8, sample_size=8, in_channels=4, out_channels=6)
-
-
-def theirs_of(name, **config):
-    oracles.import_transformers()  # which diffusers imports, past torchvision's operators
-    library = pytest.importorskip("diffusers")
-    return enliven(getattr(library, name)(**THEIRS | config))
+SIZES = dict(num_layers=3, hidden_size=16, num_heads=2, image_size=8, in_channels=4, out_channels=6)
 
 
 def noisy(height=8, width=8):
@@ -35,19 +27,12 @@ def torch_of(*arrays):
     ]
 
 
-def shared(module):
-    """The embeddings of all layers as one, as they are in the weights that circulate."""
-    for block in module.transformer_blocks[1:]:
-        block.norm1.emb.load_state_dict(module.transformer_blocks[0].norm1.emb.state_dict())
-    return module
-
-
 @pytest.mark.parametrize("grid", [(8, 8), (12, 12)])
 def test_dit(grid):
     import torch
 
-    theirs = shared(theirs_of("DiTTransformer2DModel", num_embeds_ada_norm=10, norm_eps=1e-6))
-    model = DiT(**SIZES, out_channels=6, num_classes=10, frequency_shift=1)
+    model = DiT(**SIZES, num_classes=10, frequency_shift=1)
+    theirs = oracles.diffusion_transformer(model)
     images, timesteps = noisy(*grid)
     label = np.array([4, -1], np.int32)
     variables = converted(model, oracles.state_dict(theirs), dit.DIT, images, timesteps, label)
@@ -67,9 +52,8 @@ def inputs_of_a_text():
 
 
 def mmdit():
-    config = dict(joint_attention_dim=12, caption_projection_dim=16, pooled_projection_dim=6, pos_embed_max_size=6)
-    theirs = theirs_of("SD3Transformer2DModel", **config)
-    return theirs, MMDiT(**SIZES, out_channels=6, context_size=12, vector_size=6, largest_grid=6)
+    model = MMDiT(**SIZES, context_size=12, vector_size=6, largest_grid=6)
+    return oracles.diffusion_transformer(model), model
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (12, 6)])

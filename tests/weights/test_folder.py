@@ -10,6 +10,7 @@ from deepmodels.errors import DeepModelsError, WeightsError
 from deepmodels.layers.rotary import Linear, Llama3, Rope, Yarn
 from deepmodels.loading import load_folder, save_folder
 from deepmodels.models.bert import Bert
+from deepmodels.models.clip import CLIP, CLIPText
 from deepmodels.models.deepseek import DeepSeek, Routes
 from deepmodels.models.llama import Llama, Mixture, Window
 from deepmodels.models.t5 import T5
@@ -24,6 +25,10 @@ GEMMA = dict(norm_offset=1.0, scaled_embed=True, gate_function="geglu", tied=Tru
 LATENT = SIZES | dict(
     latent_size=4, head_size=4, rotary_size=2, value_size=4, num_dense_layers=1, expert_size=8, max_length=64
 )
+TOWERS = dict(
+    embedding_size=4, image_size=8, patch_size=4, vision_size=8, vision_layers=2, vision_heads=2, vision_mlp_size=16,
+    vocab_size=20, max_length=10, text_size=8, text_layers=1, text_heads=2, text_mlp_size=16,
+)  # fmt: skip
 MODELS = {
     "bert": BERT,
     "bert_for_pretraining": BERT.clone(head="pretraining"),
@@ -73,13 +78,17 @@ MODELS = {
     ),
     "vit": ViT(**VIT, num_classes=5),
     "dinov2": ViT(**VIT, layer_scale=1.0, num_classes=0),
+    "clip": CLIP(**TOWERS, end_id=19),
+    "clip_text": CLIPText(**SIZES, max_length=10, embedding_size=0, activation="gelu"),
+    "clip_text with projection": CLIPText(**SIZES, max_length=10, embedding_size=4),
 }
 
 
 def inputs(model):
     tokens = np.arange(6).reshape(1, 6).astype(np.int32)
-    if isinstance(model, ViT):
-        return [np.zeros((1, 8, 8, 3), np.float32)]
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    if isinstance(model, ViT | CLIP):
+        return [images] if isinstance(model, ViT) else [images, tokens]
     return [tokens, tokens] if isinstance(model, T5) else [tokens]
 
 
@@ -176,6 +185,14 @@ def test_configs_that_dont_fit(values, says, tmp_path):
         ("gpt_oss", dict(swiglu_limit=8.0), "swiglu_limit is 8.0, but only 7.0 is implemented"),
         ("deepseek_v2", dict(topk_method="random"), "topk_method is 'random'"),
         ("deepseek_v3", dict(rope_interleave=False), "rope_interleave is False, but only True is implemented"),
+        ("clip", dict(text_config=dict(hidden_act="gelu")), r"hidden_act is \['gelu', 'quick_gelu'\], but only one of"),
+        (
+            "clip",
+            dict(vision_config=dict(num_channels=1)),
+            "vision_config.num_channels is 1, but only 3 is implemented",
+        ),
+        ("clip", dict(vision_config=dict(patch_size=[4, 4])), r"vision_config.patch_size is \[4, 4\], not a natural"),
+        ("clip_text", dict(eos_token_id="</s>"), "eos_token_id is '</s>', not a natural number"),
         ("deepseek_v3", dict(n_routed_experts=5), "routes: 5 experts can't be 2 groups"),
     ],
 )
