@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: full, one_layer, or smoke (two steps)."""
-    batch, steps, layers = {"full": (64, 600, 2), "one_layer": (64, 600, 1), "smoke": (8, 2, 2)}[size]
+    batch, steps, layers = {"full": (64, 1_500, 2), "one_layer": (64, 1_500, 1), "smoke": (8, 2, 2)}[size]
     return ConfigDict(
         dict(
             seed=0,
@@ -39,7 +39,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 name="muon",
                 learning_rate=1e-2,
                 clip_norm=1.0,
-                schedule=dict(name="linear", warmup_steps=max(1, steps // 20)),
+                schedule=dict(name="linear", warmup_steps=max(1, steps // 30)),
             ),
             every=dict(log=min(50, steps), evaluate=max(1, steps // 4), checkpoint=max(1, steps // 2)),
         )
