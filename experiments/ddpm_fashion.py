@@ -6,12 +6,12 @@
     deepmodels train --config=experiments/ddpm_fashion.py:flow --workdir=runs/flow
 
 full: three levels of 64, 128 and 128 channels with attention at 7 x 7, the cosine schedule, on all 60,000.
-small: an eighth as wide, one block in place of two, and 1,000 steps, for a CPU core.
+small: 8, 16 and 32 channels, one block in place of two, and 1,000 steps, for a CPU core.
 flow: as small, on a straight flow from noise to picture in place of the cosine schedule.
 
 Of the labels, one in ten isn't told, so that the model can be guided: each sample goes twice as far from what the
-model makes of no label as what it makes of its own. At every evaluation samples are drawn, in 25 steps of DDIM or 10, or
-of Euler's method, and judged as `experiments/dcgan_fashion.py` says; fid of so few samples as small has compares with
+model makes of no label as what it makes of its own. At every evaluation samples are drawn, in 25 steps of DDIM or 10,
+or of Euler's method, and judged as `experiments/dcgan_fashion.py` says; the fid of so few as small draws compares with
 none of more.
 
 Ours: not run yet.
