@@ -21,8 +21,8 @@ dvae_small and small: pictures of 32 pixels as 4 x 4 codes of 128. dvae and full
 the layers, which is for an accelerator. The test split has names that don't train.
 
 Ours, dvae_small, jax 0.10.2, seed 0, on two cores that other work shared: a loss of -1.446 nats for each value of the
-test pictures, in 15 min 36 s from the start of the command to the report, 4 min 32 s of them on a processor; what it makes
-of them has their colours and places, and no more. The others: not run yet.
+test pictures, in 15 min 36 s from the start of the command to the report, 4 min 32 s of them on a processor; what it
+makes of them has their colours and places, and no more. The others: not run yet.
 """
 
 from ml_collections import ConfigDict
