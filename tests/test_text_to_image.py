@@ -134,4 +134,5 @@ def test_the_command(folder, pipeline, tmp_path, capsys):
     np.testing.assert_array_equal(Image.open(path.parent / "x-step003.png"), Image.open(path))
     with pytest.raises(SystemExit) as exit_info:
         cli.main(given)
-    assert "makes pictures: give --output FILE.png" in exit_info.value.code
+    assert exit_info.value.code == 1
+    assert "makes pictures: give --output FILE.png" in capsys.readouterr().err

@@ -4,7 +4,6 @@ Peebles & Xie (2022), arXiv:2212.09748; Esser et al. (2024), arXiv:2403.03206. B
 positions of a context, C channels of a layer, D channels of a context.
 """
 
-import math
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from deepmodels.layers.checks import check_images
 from deepmodels.layers.conv import Conv
 from deepmodels.layers.dense import Dense
 from deepmodels.layers.stack import scan_layers
+from deepmodels.models.diffusion import sinusoids
 from deepmodels.models.variant import Variant, images
 
 EPSILON = 1e-6  # of the normalisations
@@ -162,9 +162,10 @@ class DiffusionTransformer(nn.Module):
 
     def _time(self, timesteps: Array, images: Array) -> Array:
         """What the timesteps tell, (B, C)."""
-        times = jnp.broadcast_to(jnp.asarray(timesteps), images.shape[:1])
-        told = sinusoids(times, FREQUENCIES, self.frequency_shift, images.dtype)
-        return self._two_layers(told, "time")
+        exact = jnp.float64 if images.dtype == jnp.float64 else jnp.float32
+        times = jnp.broadcast_to(jnp.asarray(timesteps), images.shape[:1]).astype(exact)
+        told = sinusoids(times, FREQUENCIES, shift=self.frequency_shift)
+        return self._two_layers(told.astype(images.dtype), "time")
 
     def _two_layers(self, x: Array, name: str) -> Array:
         y = nn.silu(Dense(self.hidden_size, kernel_init=normal, name=f"{name}_dense1")(x))
@@ -263,22 +264,6 @@ class MMDiT(DiffusionTransformer):
             )
         stretch = self.image_size // self.patch_size / largest
         return grid_sinusoids(self.hidden_size, *(((largest - n) // 2 + np.arange(n)) * stretch for n in grid))
-
-
-def sinusoids(values: Array, size: int, shift: int, dtype: jnp.dtype) -> Array:
-    """Returns cosines and sines of values (N,) at frequencies that fall from 1 to 1 / 10000, (N, size).
-
-    Args:
-      values: numbers of any kind.
-      size: an even number.
-      shift: see `DiffusionTransformer.frequency_shift`.
-      dtype: of the result; it is computed in float32 at least.
-    """
-    exact = jnp.float64 if dtype == jnp.float64 else jnp.float32
-    half = size // 2
-    frequencies = np.exp(np.float32(-math.log(10_000)) * np.arange(half, dtype=np.float32) / np.float32(half - shift))
-    angles = values.astype(exact)[:, None] * jnp.asarray(frequencies, exact)[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1).astype(dtype)
 
 
 def grid_sinusoids(size: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
