@@ -5,9 +5,13 @@
 
 In each row keys have other values, so that weights can't know them. The accuracy is that of values whose key was in the
 row before; a guess among the 4 values has 25 % right. The layers are Qwen3's, whose rotary positions make it easy to
-look at the token before; Muon finds what two of them do together within a hundred steps.
+look at the token before, and Muon trains them.
 
-Ours, jax 0.10.2, seed 0: FIGURES
+Ours, jax 0.10.2, seed 0: two layers 100.0 % of the test split, in 4 min 51 s, 2 min of them on a processor; one layer
+98.3 %, in 4 min 16 s. Two layers are there after a hundred steps, one has 93 % after nine hundred: it can't look up the
+value behind a key, but with four keys it can tell values by how often they came. Whether two layers find it depends on
+the recipe: with a straight line for the learning rate they stayed at 31 %, and with 8 or 16 keys at a guess among the
+values that are in the row.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +43,7 @@ def get_config(size: str = "full") -> ConfigDict:
                 name="muon",
                 learning_rate=1e-2,
                 clip_norm=1.0,
-                schedule=dict(name="linear", warmup_steps=max(1, steps // 30)),
+                schedule=dict(name="cosine", warmup_steps=max(1, steps // 15)),
             ),
             every=dict(log=min(50, steps), evaluate=max(1, steps // 4), checkpoint=max(1, steps // 2)),
         )
