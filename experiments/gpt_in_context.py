@@ -8,10 +8,9 @@ row before; a guess among the 4 values has 25 % right. The layers are Qwen3's, w
 look at the token before, and Muon trains them.
 
 Ours, jax 0.10.2, seed 0: two layers 100.0 % of the test split, in 4 min 51 s, 2 min of them on a processor; one layer
-98.3 %, in 4 min 16 s. Two layers are there after a hundred steps, one has 93 % after nine hundred: it can't look up the
-value behind a key, but with four keys it can tell values by how often they came. Whether two layers find it depends on
-the recipe: with a straight line for the learning rate they stayed at 31 %, and with 8 or 16 keys at a guess among the
-values that are in the row.
+98.3 %, in 4 min 16 s. Two layers have 99.9 % of what they train on after 200 steps, one has 93 % after 900: it can't
+look up what stands behind a key, but with four keys it may tell values by how often they came. Whether two layers find
+it depends on the recipe: with a straight line for the rate and half the warm-up they stayed at 31 % for 600 steps.
 """
 
 from ml_collections import ConfigDict
