@@ -30,7 +30,7 @@ def get_config(size: str = "175b") -> ConfigDict:
         dict(
             seed=0,
             steps=2 if size == "smoke" else int(300e9 / tokens),
-            precision="bfloat16",
+            precision="float32" if size == "smoke" else "bfloat16",
             mesh=dict(data=-1) if size == "smoke" else dict(data=2, fsdp=32, tensor=8),
             accumulate=max(1, batch // 256),  # four texts at a time on each of the 64 parts of the batch
             model=model,

@@ -5,6 +5,7 @@ of both, which whoever restores compares. A step becomes visible by one rename, 
 run killed at any moment leaves whole steps only.
 """
 
+import copy
 import logging
 import os
 import shutil
@@ -122,8 +123,9 @@ class Checkpoints:
           CheckpointError: this save, or the one before it, failed: the disk is full, say. Earlier steps stay good.
         """
         self.wait()
+        record = copy.deepcopy(dict(record))  # it is written later, and the run adds to it meanwhile
         metadata = {
-            "record": dict(record),
+            "record": record,
             "record_digest": integrity.text_digest(record),
             "digests": integrity.digests(state),
         }
