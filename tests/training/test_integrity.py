@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from deepmodels import parallel
 from deepmodels.training import integrity
+from deepmodels.training.checkpoint import Checkpoints
 
 RNG = np.random.default_rng(0)
 
@@ -47,3 +48,16 @@ def test_every_mesh_and_every_share_give_the_same(monkeypatch):
         with monkeypatch.context() as patch:  # as where no process can reach them all
             patch.setattr(integrity, "_blocks", lambda _, shares=shares: shares)
             assert integrity.digests({"x": sharded}) == whole
+
+
+def test_a_record_is_saved_as_it_was_when_it_was_given(tmp_path):
+    """What is written a while later is what the digest is of, even if the run goes on adding to it."""
+    state, record = {"x": jnp.arange(3.0)}, {"evaluations": [{"step": 1}]}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, record)
+    record["evaluations"].append({"step": 2})
+    checkpoints.wait()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {"x": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
+    assert checkpoints.restore(abstract).record == {"evaluations": [{"step": 1}]}
+    checkpoints.close()
