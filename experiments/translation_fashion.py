@@ -9,8 +9,8 @@ large: CycleGAN with twice the channels, which is for an accelerator.
 All are small forms of the networks for pictures of 256 pixels, `cyclegan` and `pix2pix`.
 
 Ours, jax 0.10.2, seed 0: full in 50 min 10 s on two cores that much other work shared, 11 min 13 s of them on a
-processor: cycle loss 0.249 on the test split, the sum of both ways. Sneakers become boots, some with heels that no sneaker has, most of them
-grainy or torn. The others haven't been run.
+processor: cycle loss 0.249 on the test split, the sum of both ways. Sneakers become boots, some with heels that no
+sneaker has, most of them grainy or torn. The others haven't been run.
 """
 
 from ml_collections import ConfigDict
