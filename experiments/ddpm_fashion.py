@@ -14,7 +14,10 @@ model makes of no label as what it makes of its own. At every evaluation samples
 or of Euler's method, and judged as `experiments/dcgan_fashion.py` says; the fid of so few as small draws compares with
 none of more.
 
-Ours: not run yet.
+Ours, jax 0.10.2, seed 0: small in 21 min 46 s on two cores that much other work shared, 7 min 45 s of them on a
+processor. LeNet-5 is 74.4 % sure of what the samples are (of real ones it has 91.2 % right), fid fell from 99.2 after
+500 steps to 87.6 after 1,000, precision 0.84, recall 0.19. Rows of one class look like that class where it is a
+garment, grainy, and shoes are mostly torn. full and flow haven't been run.
 """
 
 from ml_collections import ConfigDict
