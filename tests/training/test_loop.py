@@ -379,6 +379,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_leaf(tiny_config, tmp_path)
 LONG = (
     *("inception_v3_imagenet", "googlenet_imagenet", "resnet50_imagenet", "vgg16_imagenet", "resnet20_fashion"),
     *("unet_shapes", "translation_fashion", "finetune_clipart", "minilm_sentiment", "gpt_python", "gpt_in_context"),
+    *("ddpm_fashion", "smollm2_lora", "decoder_state_of_the_union"),
     "dalle_emoji",
 )
 
