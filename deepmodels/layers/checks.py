@@ -7,9 +7,21 @@ from deepmodels.errors import ShapeError
 
 
 def check_images(
-    images: jax.Array, *, height: int | None = None, width: int | None = None, channels: int | None = None
+    images: jax.Array,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    channels: int | None = None,
+    unit: int | None = None,
+    unit_name: str | None = None,
 ) -> None:
     """Checks that images are floats with axes (batch, height, width, channels), of the sizes that are given.
+
+    Args:
+      images: what is checked.
+      height, width, channels: what they have to be, if they are given.
+      unit: of which the height and width have to be multiples, one or more.
+      unit_name: what it is, for the message: "the patch".
 
     Raises:
       ShapeError: they aren't.
@@ -18,9 +30,12 @@ def check_images(
     fits = images.ndim == 4 and all(
         not isinstance(w, int) or w == size for w, size in zip(want, images.shape, strict=True)
     )
+    expected = f"images: expected shape ({', '.join(map(str, want))})"
     if not fits:
-        text = ", ".join(map(str, want))
-        raise ShapeError(f"images: expected shape ({text}), got {tuple(images.shape)}")
+        raise ShapeError(f"{expected}, got {tuple(images.shape)}")
+    if unit is not None and any(side % unit or not side for side in images.shape[1:3]):
+        wanted = f"divisible by {unit}" if unit_name is None else f"that are multiples of {unit_name}, {unit}"
+        raise ShapeError(f"{expected} with a height and width {wanted}, got {tuple(images.shape)}")
     _check_float(images)
 
 

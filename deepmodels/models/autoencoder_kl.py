@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepmodels.errors import ConfigError, ShapeError
+from deepmodels.errors import ConfigError
 from deepmodels.layers.checks import check_images
 from deepmodels.layers.conv import Conv
 from deepmodels.models.diffusion import GroupNorm, ResBlock, SpatialAttention, doubled
@@ -136,12 +136,7 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, images: Array) -> tuple[Array, Array]:
         """Returns the mean and the logarithm of the variance (B, h, w, D) of the latents of images (B, H, W, C)."""
-        check_images(images, channels=self.in_channels)
-        if images.shape[1] % self.factor or images.shape[2] % self.factor:
-            raise ShapeError(
-                f"images: expected shape (batch, height, width, channels) with a height and width divisible by "
-                f"{self.factor}, got {tuple(images.shape)}"
-            )
+        check_images(images, channels=self.in_channels, unit=self.factor)
         y = self.encoder(images)
         mean, log_var = jnp.split(self.to_latent(y) if self.quant_conv else y, 2, -1)
         return mean, jnp.clip(log_var, -30.0, 20.0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepmodels.errors import ConfigError, ShapeError, unknown
+from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.attention import Attention
 from deepmodels.layers.batch_norm import BatchNorm
 from deepmodels.layers.checks import check_images, check_tokens
@@ -162,15 +162,10 @@ class CLIPViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        check_images(images)
         patch, size = self.patch_size, self.hidden_size
         if self.image_size % patch:
             raise ConfigError(f"image_size: expected a multiple of the patch, {patch}, got {self.image_size}")
-        if any(side % patch or not side for side in images.shape[1:3]):
-            raise ShapeError(
-                f"images: expected shape (batch, height, width, channels) with a height and width that are multiples "
-                f"of the patch, {patch}, got {tuple(images.shape)}"
-            )
+        check_images(images, unit=patch, unit_name="the patch")
         x = Conv(size, (patch, patch), patch, padding=0, use_bias=False, name="patch_embed")(images)
         grid = x.shape[1:3]
         token = self.param("class_token", normal(size**-0.5), (size,), jnp.float32).astype(x.dtype)

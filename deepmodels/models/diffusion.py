@@ -341,19 +341,13 @@ class DiffusionUNet(nn.Module):
         return embedding
 
     def _check(self, images: Array, heads: tuple[int, ...]) -> None:
-        check_images(images, channels=self.in_channels)
+        check_images(images, channels=self.in_channels, unit=2 ** (len(self.channels) - 1))
         if self.resample not in ("conv", "block"):
             raise unknown("resample", self.resample, ("conv", "block"))
         if not len(self.channels) == len(self.attention) == len(heads):
             raise ConfigError(
                 f"attention: expected {len(self.channels)} numbers, one for each level, got {self.attention}, and of "
                 f"num_heads {heads}"
-            )
-        unit = 2 ** (len(self.channels) - 1)
-        if images.shape[1] % unit or images.shape[2] % unit:
-            raise ShapeError(
-                f"images: expected shape (batch, height, width, channels) with a height and width divisible by {unit}, "
-                f"got {tuple(images.shape)}"
             )
 
 

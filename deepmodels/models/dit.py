@@ -143,14 +143,9 @@ class DiffusionTransformer(nn.Module):
     unroll: int = 1
 
     def _check(self, images: Array) -> None:
-        check_images(images, channels=self.in_channels)
         if self.image_size % self.patch_size:
             raise ConfigError(f"image_size: expected a multiple of the patch, {self.patch_size}, got {self.image_size}")
-        if any(side % self.patch_size or not side for side in images.shape[1:3]):
-            raise ShapeError(
-                f"images: expected shape (batch, height, width, channels) with a height and width that are multiples "
-                f"of the patch, {self.patch_size}, got {tuple(images.shape)}"
-            )
+        check_images(images, channels=self.in_channels, unit=self.patch_size, unit_name="the patch")
 
     def _patches(self, images: Array, positions: np.ndarray) -> Array:
         """The patches (B, T, C), row by row, with their positions, (T, C)."""

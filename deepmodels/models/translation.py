@@ -156,7 +156,7 @@ class Pix2Pix(nn.Module):
         self.generator = UNetGenerator(self.channels, self.num_downs, self.dropout_rate)
 
     def __call__(self, images: Array, target: Array | None = None, train: bool = False) -> dict[str, Array]:
-        _check(images, 2**self.num_downs, self.image_channels)
+        check_images(images, channels=self.image_channels, unit=2**self.num_downs)
         fake = self.generator(images, train)
         real = images if target is None else target
         if real.shape != images.shape:
@@ -235,7 +235,7 @@ class CycleGAN(nn.Module):
     def __call__(
         self, images: Array, other: Array | None = None, pool_key: Array | None = None, train: bool = False
     ) -> dict[str, Array]:
-        _check(images, 4, self.image_channels)
+        check_images(images, channels=self.image_channels, unit=4)
         other = images if other is None else other
         if other.shape != images.shape:
             raise ShapeError(f"other: expected the shape of the images, {images.shape}, got {tuple(other.shape)}")
@@ -307,12 +307,6 @@ def query_pool(pool: Array, count: Array, pictures: Array, key: Array) -> tuple[
 
     (pool, _), given = jax.lax.scan(one, (pool, count), (pictures, jnp.arange(len(pictures))))
     return given, pool
-
-
-def _check(images: Array, factor: int, channels: int) -> None:
-    check_images(images, channels=channels)
-    if images.shape[1] % factor or images.shape[2] % factor or not images.shape[1] or not images.shape[2]:
-        raise ShapeError(f"images: expected a height and width divisible by {factor}, got {tuple(images.shape)}")
 
 
 _PIX2PIX = "Isola, Zhu, Zhou & Efros (2016), arXiv:1611.07004"

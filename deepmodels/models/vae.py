@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepmodels.errors import ConfigError, ShapeError
+from deepmodels.errors import ConfigError
 from deepmodels.layers.checks import check_images
 from deepmodels.layers.conv import Conv, ConvTranspose
 from deepmodels.layers.pooling import max_pool
@@ -212,9 +212,7 @@ class VQVAE(nn.Module):
 
     def encode(self, images: Array) -> Array:
         """Returns what the encoder gives, (B, H / 4, W / 4, D), before quantisation."""
-        check_images(images, channels=self.channels)
-        if images.shape[1] % 4 or images.shape[2] % 4:
-            raise ShapeError(f"images: expected a height and width divisible by 4, got {tuple(images.shape)}")
+        check_images(images, channels=self.channels, unit=4)
         x = self.down1(nn.relu(self.down0(images)))
         for block in self.down_blocks:
             x = block(x)
@@ -352,9 +350,7 @@ class DVAE(nn.Module):
 
     def encode(self, images: Array) -> Array:
         """Returns the logits of each code (B, H / 8, W / 8, N) of images (B, H, W, C) in [0, 1]."""
-        check_images(images, channels=self.channels)
-        if images.shape[1] % 8 or images.shape[2] % 8:
-            raise ShapeError(f"images: expected a height and width divisible by 8, got {tuple(images.shape)}")
+        check_images(images, channels=self.channels, unit=8)
         return self.encoder(map_pixels(images))
 
     def decode_indices(self, indices: Array) -> Array:

@@ -147,13 +147,7 @@ class ViT(nn.Module):
 
     def _encode(self, images: Array, train: bool) -> tuple[Array, Array]:
         """The tokens after the last layer (B, T, C), and those after each (num_layers, B, T, C)."""
-        check_images(images)
-        height, width = images.shape[1:3]
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise ShapeError(
-                f"images: expected shape (batch, height, width, channels) with a height and width that are multiples "
-                f"of the patch, {self.patch_size}, got {tuple(images.shape)}"
-            )
+        check_images(images, unit=self.patch_size, unit_name="the patch")
         x = self.patch_embed(images)
         grid = x.shape[1:3]
         x = x.reshape(x.shape[0], -1, self.hidden_size)
