@@ -6,6 +6,18 @@ from flax import linen as nn
 from jax import Array
 
 
+def standardised(x: Array, epsilon: float) -> Array:
+    """Returns each position's channels less their mean, over their standard deviation: (..., C) floats to the same.
+
+    Args:
+      x: of half precision it is computed, and returned, in float32.
+      epsilon: added to the variance.
+    """
+    values = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
+    centred = values - values.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+
+
 class LayerNorm(nn.Module):
     """Normalises each position by the mean and variance of its channels.
 
@@ -23,11 +35,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1:]
-        dtype = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        values = x.astype(dtype)
-        centred = values - values.mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        y = standardised(x, self.epsilon)
         wide = (1,) * (x.ndim - 1) + channels
-        return (y * scale.astype(dtype).reshape(wide) + bias.astype(dtype).reshape(wide)).astype(x.dtype)
+        return (y * scale.astype(y.dtype).reshape(wide) + bias.astype(y.dtype).reshape(wide)).astype(x.dtype)

@@ -207,6 +207,28 @@ def sinusoids(values: Array, size: int, *, shift: int = 0, cosine_first: bool = 
     return jnp.concatenate(parts[::-1] if cosine_first else parts, -1)
 
 
+def embedded_times(timesteps: Array, images: Array, size: int, *, shift: int = 0, cosine_first: bool = True) -> Array:
+    """Returns `sinusoids` of timesteps (B,) or () for images (B, ...), in their dtype: (B, size)."""
+    times = jnp.broadcast_to(jnp.asarray(timesteps), images.shape[:1])
+    times = times.astype(jnp.float64 if images.dtype == jnp.float64 else jnp.float32)
+    return sinusoids(times, size, shift=shift, cosine_first=cosine_first).astype(images.dtype)
+
+
+def embedded_label(label: Array | None, like: Array, num_classes: int, size: int, **options: Any) -> Array:
+    """Returns the rows (B, size) of labels (B,) in a module "class_embed", whose last is for those that aren't told.
+
+    Args:
+      label: integers, -1 where it isn't told; None where none is.
+      like: an array (B, ...) of the result's dtype.
+      num_classes: labels that may be told.
+      size: of a row.
+      **options: of `nn.Embed`.
+    """
+    label = jnp.full(like.shape[:1], -1, jnp.int32) if label is None else label
+    rows = nn.Embed(num_classes + 1, size, name="class_embed", **options)
+    return rows(jnp.where(label < 0, num_classes, label)).astype(like.dtype)
+
+
 class DiffusionUNet(nn.Module):
     """A U-Net that is told the time, and what else there is to tell.
 
@@ -316,16 +338,11 @@ class DiffusionUNet(nn.Module):
     def _embedding(self, images: Array, timesteps: Array, label: Array | None, vector: Array | None) -> Array:
         """What all blocks are told, (B, E)."""
         batch, size = images.shape[0], 4 * self.channels[0]
-        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (batch,))
-        timesteps = timesteps.astype(jnp.float64 if images.dtype == jnp.float64 else jnp.float32)
         order = dict(shift=self.frequency_shift, cosine_first=self.cosine_first)
-        told = sinusoids(timesteps, self.channels[0], **order).astype(images.dtype)
+        told = embedded_times(timesteps, images, self.channels[0], **order)
         embedding = Dense(size, name="time_dense2")(nn.silu(Dense(size, name="time_dense1")(told)))
         if self.num_classes:
-            if label is None:
-                label = jnp.full(batch, -1, jnp.int32)
-            rows = nn.Embed(self.num_classes + 1, size, name="class_embed")
-            embedding += rows(jnp.where(label < 0, self.num_classes, label)).astype(images.dtype)
+            embedding += embedded_label(label, images, self.num_classes, size)
         elif label is not None:
             raise ConfigError("label: this model has num_classes=0 and takes no label")
         if (vector is None) == (self.vector_size > 0):

@@ -18,8 +18,9 @@ from deepmodels.layers.attention import Attention
 from deepmodels.layers.checks import check_images
 from deepmodels.layers.conv import Conv
 from deepmodels.layers.dense import Dense
+from deepmodels.layers.layer_norm import standardised
 from deepmodels.layers.stack import scan_layers
-from deepmodels.models.diffusion import sinusoids
+from deepmodels.models.diffusion import embedded_label, embedded_times
 from deepmodels.models.variant import Variant, images
 
 EPSILON = 1e-6  # of the normalisations
@@ -35,10 +36,7 @@ def modulated(x: Array, shift: Array, scale: Array) -> Array:
 
     Each position is normalised by the mean and variance of its channels, in float32 if x has half precision.
     """
-    wide = x.astype(jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
-    centred = wide - wide.mean(-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPSILON)
-    return y.astype(x.dtype) * (1 + scale[:, None]) + shift[:, None]
+    return standardised(x, EPSILON).astype(x.dtype) * (1 + scale[:, None]) + shift[:, None]
 
 
 def modulation(condition: Array, count: int, name: str) -> list[Array]:
@@ -157,10 +155,7 @@ class DiffusionTransformer(nn.Module):
 
     def _time(self, timesteps: Array, images: Array) -> Array:
         """What the timesteps tell, (B, C)."""
-        exact = jnp.float64 if images.dtype == jnp.float64 else jnp.float32
-        times = jnp.broadcast_to(jnp.asarray(timesteps), images.shape[:1]).astype(exact)
-        told = sinusoids(times, FREQUENCIES, shift=self.frequency_shift)
-        return self._two_layers(told.astype(images.dtype), "time")
+        return self._two_layers(embedded_times(timesteps, images, FREQUENCIES, shift=self.frequency_shift), "time")
 
     def _two_layers(self, x: Array, name: str) -> Array:
         y = nn.silu(Dense(self.hidden_size, kernel_init=normal, name=f"{name}_dense1")(x))
@@ -194,9 +189,7 @@ class DiT(DiffusionTransformer):
         grid = [side // self.patch_size for side in images.shape[1:3]]
         base = self.image_size // self.patch_size
         x = self._patches(images, grid_sinusoids(self.hidden_size, *(np.arange(n) * base / n for n in grid)))
-        label = jnp.full(images.shape[:1], -1, jnp.int32) if label is None else label
-        rows = nn.Embed(self.num_classes + 1, self.hidden_size, embedding_init=normal, name="class_embed")
-        told = rows(jnp.where(label < 0, self.num_classes, label)).astype(x.dtype)
+        told = embedded_label(label, x, self.num_classes, self.hidden_size, embedding_init=normal)
         condition = self._time(timesteps, images) + told
         layer = DiTLayer(self.num_heads, self.mlp_ratio * self.hidden_size, name="layers")
         x, _ = scan_layers(
