@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepmodels.errors import ConfigError, DeepModelsError
+from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
 from deepmodels.version import __version__
-
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -448,7 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=4,tensor=2; default: the config's")
     sub.add_argument("--topology", type=int, metavar="N", help="virtual devices; default: those of this machine")
     sub.add_argument("--batch-size", type=int, metavar="N", help="examples of a step, on all devices")
-    sub.add_argument("--hardware", metavar="NAME", help="v100, a100, h100, h200, tpu_v4, tpu_v5e, tpu_v5p")
+    sub.add_argument("--hardware", metavar="NAME", help="h100, tpu_v5p ...; a wrong one names the nearest")
     sub.add_argument("--tokens", type=float, metavar="N", help="a budget, 300e9, for days and energy")
     sub.add_argument("--utilisation", type=float, default=0.4, metavar="X", help="of the peak (default: 0.4)")
     sub.add_argument("--price", type=float, metavar="X", help="of a device for an hour, for the cost")

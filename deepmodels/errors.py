@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
 
 class DeepModelsError(Exception):
     """Base of the errors that deepmodels raises on purpose; the command prints one as a paragraph and exits."""

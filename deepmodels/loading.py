@@ -179,7 +179,7 @@ def save_folder(
     Raises:
       WeightsError: transformers has no such model, or the folder can't be written to.
     """
-    config, rules = _config_of(model)
+    config, rules = config_of(model)
     for role in ("bos", "eos", "pad"):
         if role in (special or {}):
             config[f"{role}_token_id"] = special[role]
@@ -202,7 +202,7 @@ def save_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> N
     Raises:
       WeightsError: there are none, transformers has no such model, or the folder can't be written to.
     """
-    arrays, config = peft.from_ours(params, _config_of(model)[1])
+    arrays, config = peft.from_ours(params, config_of(model)[1])
     place = Path(path)
     _write_config(place / peft.CONFIG, config)
     files.write(place / peft.WEIGHTS, arrays, {"format": "pt"})
@@ -223,12 +223,16 @@ def load_adapter(path: str | os.PathLike, model: nn.Module, params: PyTree) -> P
     """
     place = Path(path)
     config = folder.read_config(place, peft.CONFIG)
-    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, _config_of(model)[1])
+    leaves = peft.to_ours(files.read(place / peft.WEIGHTS), config, params, config_of(model)[1])
     return trees.inserted(params, {name: jnp.asarray(leaf) for name, leaf in leaves.items()})
 
 
-def _config_of(model: nn.Module) -> tuple[dict[str, Any], Rules]:
-    """What transformers' config.json says of a model, and the table of its weights."""
+def config_of(model: nn.Module) -> tuple[dict[str, Any], Rules]:
+    """Returns what the config.json of transformers or diffusers says of a model, and the table of its weights.
+
+    Raises:
+      WeightsError: neither has such a model.
+    """
     file = type(model).__module__.rpartition(".")[2]
     family = next((name for name, cls in _FOLDER_CLASSES.items() if type(model) is cls), file)
     return folder.config_of(family, {name: getattr(model, name) for name in type(model).__dataclass_fields__})

@@ -30,7 +30,7 @@ import oracles
 
 from deepmodels import cache, generation, loading, models, trees, weights
 from deepmodels.errors import DeepModelsError, unknown
-from deepmodels.weights import files, folder
+from deepmodels.weights import files
 from deepmodels.weights.convert import DENSE, Rule, Rules, dense, to_ours
 from deepmodels.weights.recurrent import recurrent
 
@@ -157,8 +157,7 @@ def compare_masked(name: str) -> dict[str, Any]:
 def compare_text(name: str) -> dict[str, Any]:
     """Returns the row of one model of text, against transformers."""
     model = models.create(name)
-    arguments = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
-    config, _ = folder.config_of(models.MODELS[name].family, arguments)
+    config, _ = loading.config_of(model)
     (architecture,) = config.pop("architectures")
     theirs = oracles.transformers(architecture, **config)
     with tempfile.TemporaryDirectory() as place:
@@ -358,11 +357,8 @@ def compare_diffusers(name: str) -> dict[str, Any]:
 
     Of an autoencoder, means and log-variances of the latents and what the means are decoded to.
     """
-    variant, size = models.MODELS[name], SIDES[name]
-    model = models.create(name)
-    arguments = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
-    key = {"DDPM": "ddpm", "ConditionalUNet": "conditional_unet"}.get(variant.cls.__name__, variant.family)
-    config, _ = folder.config_of(key, arguments | {rate: 0.0 for rate in RATES if rate in arguments})
+    size = SIDES[name]
+    config, _ = loading.config_of(models.create(name, **still(name)))
     theirs = oracles.diffusers(config.pop("_class_name"), **config)
     with tempfile.TemporaryDirectory() as place:
         theirs.save_pretrained(place)
@@ -371,20 +367,23 @@ def compare_diffusers(name: str) -> dict[str, Any]:
     batch = rng.normal(size=(1, size, size, model.in_channels)).astype(np.float32)
     context = rng.normal(size=(1, 77, getattr(model, "context_size", 1))).astype(np.float32)
 
+    coded = isinstance(model, models.autoencoder_kl.AutoencoderKL)
+    reads = hasattr(model, "context_size")
+
     def ours_of(variables: Any, batch: np.ndarray) -> jax.Array:
-        if key == "autoencoder_kl":
+        if coded:
             made = model.apply(variables, batch)
             return jnp.concatenate([made[part].reshape(-1) for part in ("mean", "log_var", "reconstruction")])
-        told = (context.astype(batch.dtype),) if key == "conditional_unet" else ()
+        told = (context.astype(batch.dtype),) if reads else ()
         return model.apply(variables, batch, np.int32(500), *told)
 
     def theirs_of(batch: Any) -> Any:
         given = batch.permute(0, 3, 1, 2)
-        if key == "autoencoder_kl":
+        if coded:
             posterior = theirs.encode(given).latent_dist
             parts = posterior.mean, posterior.logvar, theirs.decode(posterior.mean).sample
             return oracles.import_torch().cat([part.permute(0, 2, 3, 1).reshape(-1) for part in parts])
-        told = (oracles.tensor(context).to(batch.dtype),) if key == "conditional_unet" else ()
+        told = (oracles.tensor(context).to(batch.dtype),) if reads else ()
         return theirs(given, 500, *told).sample.permute(0, 2, 3, 1)
 
     shape = f"{size}x{size}x{model.in_channels}"
@@ -398,9 +397,7 @@ def compare_clip(name: str) -> dict[str, Any]:
     images = pixels(2, model.image_size)
     tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, model.max_length)).astype(np.int32)
     if source == "transformers":
-        config, rules = folder.config_of(
-            "clip", {field: getattr(model, field) for field in type(model).__dataclass_fields__}
-        )
+        config, rules = loading.config_of(model)
         theirs = oracles.transformers(config.pop("architectures")[0], **config)
     else:
         theirs, rules = oracles.open_clip(model), weights.clip.OPEN_CLIP
@@ -422,9 +419,7 @@ def compare_clip(name: str) -> dict[str, Any]:
 def compare_clip_text(name: str) -> dict[str, Any]:
     """Returns the row of CLIP's text tower alone: its last two layers, and the end of the text."""
     model = models.create(name)
-    config, rules = folder.config_of(
-        "clip_text", {field: getattr(model, field) for field in type(model).__dataclass_fields__}
-    )
+    config, rules = loading.config_of(model)
     theirs = oracles.transformers(config.pop("architectures")[0], **config)
     tokens = np.random.default_rng(0).integers(2, model.vocab_size, (2, model.max_length)).astype(np.int32)
     variables = transferred(theirs, rules, model, tokens)
@@ -571,8 +566,7 @@ def float32_row(
 
 def compare_float64(name: str, theirs, rules: Rules, images: np.ndarray) -> dict[str, str]:
     """Returns the errors of the gradient of the images and, where there are batch statistics, of a training step."""
-    still = {rate: 0.0 for rate in RATES if rate in models.MODELS[name].cls.__dataclass_fields__}
-    model = models.create(name, **still)
+    model = models.create(name, **still(name))
     abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(images.shape, jnp.float32))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), abstract)
     variables = to_ours(oracles.state_dict(theirs), rules, abstract)
@@ -600,6 +594,11 @@ def saved_and_read(module) -> dict[str, np.ndarray]:
         path = Path(folder) / "model.pth"
         torch.save(module.state_dict(), path)
         return files.read(path)
+
+
+def still(name: str) -> dict[str, float]:
+    """Returns the arguments of a model with which it drops nothing."""
+    return {rate: 0.0 for rate in RATES if rate in models.MODELS[name].cls.__dataclass_fields__}
 
 
 def transferred(theirs, rules: Rules, model: Any, *inputs: Any) -> Any:

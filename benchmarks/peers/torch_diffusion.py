@@ -14,12 +14,9 @@ import turns  # noqa: E402
 
 def build(name: str, **arguments):
     """Returns diffusers' network of one of our names."""
-    from deepmodels import models
-    from deepmodels.weights import folder
+    from deepmodels import loading, models
 
-    model = models.create(name, **arguments)
-    values = {field: getattr(model, field) for field in type(model).__dataclass_fields__}
-    config, _ = folder.config_of("ddpm", values)
+    config, _ = loading.config_of(models.create(name, **arguments))
     return getattr(oracles.import_diffusers(), config.pop("_class_name"))(**config)
 
 

@@ -9,24 +9,22 @@ class Hardware(NamedTuple):
     """One accelerator, as its maker's data sheet has it.
 
     `flops` are dense operations a second in bfloat16 (float16 for the V100), a multiply-add counted as two; `memory`
-    is in bytes, `bandwidth` of that memory in bytes a second; `watts` the limit of the board, None where none is
-    published.
+    is in bytes; `watts` the limit of the board, None where none is published.
     """
 
     flops: float
     memory: float
-    bandwidth: float
     watts: float | None
 
 
 HARDWARE: dict[str, Hardware] = {
-    "v100": Hardware(125e12, 32e9, 0.9e12, 300),
-    "a100": Hardware(312e12, 80e9, 2.039e12, 400),
-    "h100": Hardware(989.4e12, 80e9, 3.35e12, 700),
-    "h200": Hardware(989.4e12, 141e9, 4.8e12, 700),
-    "tpu_v4": Hardware(275e12, 32 * 2**30, 1.228e12, None),
-    "tpu_v5e": Hardware(197e12, 16e9, 0.819e12, None),
-    "tpu_v5p": Hardware(459e12, 95e9, 2.765e12, None),
+    "v100": Hardware(125e12, 32e9, 300),
+    "a100": Hardware(312e12, 80e9, 400),
+    "h100": Hardware(989.4e12, 80e9, 700),
+    "h200": Hardware(989.4e12, 141e9, 700),
+    "tpu_v4": Hardware(275e12, 32 * 2**30, None),
+    "tpu_v5e": Hardware(197e12, 16e9, None),
+    "tpu_v5p": Hardware(459e12, 95e9, None),
 }
 """The SXM boards of NVIDIA's data sheets, and Google's pages on each TPU."""
 

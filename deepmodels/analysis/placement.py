@@ -1,6 +1,5 @@
 """Where a model's parameters live on a mesh, before there are any devices."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ def placement(name: str, mesh: Mapping[str, int]) -> list[Place]:
             leaf,
             tuple(array.shape),
             (*places[leaf].spec, *[None] * (array.ndim - len(places[leaf].spec))),
-            math.prod(places[leaf].shard_shape(array.shape)) * array.dtype.itemsize,
+            parallel.part_bytes(array, places[leaf]),
         )
         for leaf, array in sorted(leaves.items())
     ]

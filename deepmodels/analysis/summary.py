@@ -93,7 +93,7 @@ class Summary:
         text = f"{self.parameters:,} parameters, "
         if self.variables:
             text += f"{self.variables:,} untrained variables, "
-        return text + f"{_bytes(self.bytes)}, {_count(self.flops_per_example)}FLOPs per example"
+        return text + f"{_bytes(self.bytes)}, {in_figures(self.flops_per_example)}FLOPs per example"
 
     def _rows(self) -> list[tuple[str, ...]]:
         """The cells of the table: one row per module no deeper than `depth`, with what lies deeper added to it."""
@@ -111,7 +111,7 @@ class Summary:
                 " ".join(map(_shape, layer.inputs)),
                 " ".join(map(_shape, layer.outputs)),
                 f"{parameters[layer.path]:,}" if parameters[layer.path] else "",
-                _count(operations[layer.path]).strip() if operations[layer.path] else "",
+                in_figures(operations[layer.path]).strip() if operations[layer.path] else "",
             )
             for layer in kept
         ]
@@ -261,8 +261,8 @@ def _shape(shape: Shape) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _count(number: int) -> str:
-    """A number of operations to three figures with its SI prefix: 8.18 G."""
+def in_figures(number: float) -> str:
+    """Returns a number to three figures with its SI prefix, which a unit follows: "8.18 G"."""
     for prefix, size in (("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.3g} {prefix}"

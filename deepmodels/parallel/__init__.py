@@ -12,7 +12,7 @@ from deepmodels.parallel.mesh import (
     prefetch,
     shares,
 )
-from deepmodels.parallel.rules import RULES, shardings, shardings_like
+from deepmodels.parallel.rules import RULES, part_bytes, shardings, shardings_like
 
 __all__ = [
     "RULES",
@@ -22,6 +22,7 @@ __all__ = [
     "fetch",
     "keep_batch_divided",
     "make_mesh",
+    "part_bytes",
     "place",
     "prefetch",
     "shardings",

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from deepmodels.errors import ConfigError, DeepModelsError
+from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
 
 HEARTBEAT_SECONDS = 60  # after which the others give up on a process that is silent
 MEETING_SECONDS = 300
-_INTERRUPTED = 130
 
 
 def surroundings(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -86,7 +85,7 @@ def _leave(error: BaseException) -> None:
         print(f"error: process {jax.process_index()}: {error}", file=sys.stderr)
         code = error.exit_code
     elif isinstance(error, KeyboardInterrupt):
-        code = _INTERRUPTED
+        code = INTERRUPTED
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

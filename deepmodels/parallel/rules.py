@@ -8,6 +8,7 @@ largest dimension that the fsdp axis divides.
 import math
 import re
 
+import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels import trees
@@ -68,6 +69,11 @@ def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> 
         return NamedSharding(mesh, _spec(name, leaf.shape, mesh, ()))
 
     return trees.map_named(sharding, tree)
+
+
+def part_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, place: NamedSharding) -> int:
+    """Returns the bytes of one device's part of an array."""
+    return math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def _spec(

@@ -34,9 +34,13 @@ class JitStep:
         """Compiles for these arguments; returns the seconds it took and the bytes a device needs."""
         return _compile(self, state, batch)
 
+    def program(self, state: PyTree, batch: PyTree) -> jax.stages.Compiled:
+        """Returns the compiled step for these arguments."""
+        return _compiled(self, state, batch)
+
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
         """Makes a step."""
-        return _compiled(self, state, batch)(state, batch)
+        return self.program(state, batch)(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state as it is."""

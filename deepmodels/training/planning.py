@@ -1,23 +1,24 @@
 """A run before it runs: the training step is compiled for a mesh, on described devices, and what it needs is read."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from deepmodels import config as configs
-from deepmodels import models, parallel, trees, tuning
+from deepmodels import models, parallel, trees
 from deepmodels.analysis.collectives import Traffic, collectives
 from deepmodels.analysis.cost import flops
+from deepmodels.analysis.hardware import Hardware
 from deepmodels.analysis.hardware import hardware as find_hardware
+from deepmodels.analysis.summary import in_figures
 from deepmodels.errors import ConfigError
 from deepmodels.training import experiment
+from deepmodels.training.compiled import JitStep
 from deepmodels.trees import PyTree
 
 DAY = 86_400  # seconds
@@ -31,8 +32,7 @@ class Estimate:
     Bytes are of one device. `argument_bytes` is the state and the batch, exactly; `temporary_bytes` the compiler's own
     figure for everything else at the worst moment, activations above all, of the back end it compiled for;
     `peak_bytes` both. `step_flops` are of the step on all devices, matrix products and convolutions, a multiply-add as
-    two, recomputation included; `model_flops` are six per parameter and token (or picture's position of the network,
-    which isn't known: None), as papers count.
+    two, recomputation included; `step_tokens` None where it reads no texts.
     """
 
     model: str
@@ -92,7 +92,7 @@ def estimate(
       config: of an experiment, or the name of a model, which then trains by AdamW on records like its inputs.
       mesh: sizes by axis, in place of the config's.
       batch_size: in place of the config's; of a model by its name one for each device of the data and fsdp axes.
-      devices: all of this process by default. They may be virtual, or described (jax.experimental.topologies).
+      devices: all of this process by default; they may be virtual.
       hardware: a name of deepmodels.analysis.hardware; the plan then has times, and whether the memory is enough.
       tokens: how many will be trained on; the plan then has operations, days and energy.
       utilisation: share of the hardware's peak that the plan counts on.
@@ -116,17 +116,13 @@ def estimate(
     batch = _batch(x)
     state, places = x.abstract, jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     step = experiment.make_step(x, None)
-    start = time.monotonic()
-    lowered = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(state, batch)
-    middle = time.monotonic()
-    compiled = lowered.compile(tuning.compiler_options() if devices is None else None)
-    end = time.monotonic()
-    memory = compiled.memory_analysis()
+    compiled = JitStep(step, x.mesh, places)
+    facts = compiled.compile(state, batch)
+    program = compiled.program(state, batch)
+    memory = program.memory_analysis()
     count = trees.count(state.params)
     step_tokens = batch["tokens"].size if "tokens" in batch else None
     parts = [_bytes_per_device(tree) for tree in (state.params, state.opt_state)]
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     found = dict(
         model=config.model.name,
         mesh=dict(x.mesh.shape),
@@ -136,16 +132,16 @@ def estimate(
         other_bytes=_bytes_per_device((state.step, state.variables, batch)),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        peak_bytes=peak,
+        peak_bytes=int(facts["step_memory_bytes"]),
         step_flops=flops(step, state, batch),
         step_tokens=step_tokens,
-        collectives=collectives(compiled.as_text()),
-        lower_seconds=middle - start,
-        compile_seconds=end - middle,
+        collectives=collectives(program.as_text()),
+        lower_seconds=facts["lower_seconds"],
+        compile_seconds=facts["compile_seconds"],
     )
     told = plan(
-        x.mesh.size, found["step_flops"], step_tokens, count, peak, machine, tokens=tokens, utilisation=utilisation,
-        price=price,
+        x.mesh.size, found["step_flops"], step_tokens, count, found["peak_bytes"], machine, tokens=tokens,
+        utilisation=utilisation, price=price,
     )  # fmt: skip
     return Estimate(**found, plan=told or None)
 
@@ -156,7 +152,7 @@ def plan(
     step_tokens: int | None,
     parameters: int,
     peak_bytes: int,
-    machine: Any,
+    machine: Hardware | None,
     *,
     tokens: float | None,
     utilisation: float,
@@ -170,7 +166,7 @@ def plan(
       step_tokens: tokens of a step, if it is of texts.
       parameters: of the model.
       peak_bytes: that a device needs.
-      machine: a `Hardware`, or None.
+      machine: each of them, if it is known.
       tokens: the budget.
       utilisation: share of the peak.
       price: of one device for an hour.
@@ -248,15 +244,8 @@ def _batch(x: experiment.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _bytes_per_device(tree: PyTree) -> int:
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf.sharding, NamedSharding)
-    )
+    return sum(parallel.part_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
 
 
 def _size(count: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
+    return f"{in_figures(count)}B"

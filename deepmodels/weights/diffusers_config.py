@@ -26,10 +26,7 @@ def describe(config: Config) -> Described:
     Raises:
       WeightsError: the class isn't known, or the config says something that ours can't be.
     """
-    name = config.get(CLASS)
-    if name not in _KINDS:
-        raise WeightsError(f"{CONFIG}: unknown {CLASS} {name!r}: {nearest(str(name), _KINDS)}")
-    kind = _KINDS[name]
+    kind = _named(CONFIG, config, _KINDS)
     _check_fixed(CONFIG, config, kind.fixed)
     return Described(kind.family, kind.read(config), kind.rules)
 
@@ -45,6 +42,14 @@ def config_of(family: str, arguments: Config) -> tuple[dict[str, Any], Rules] | 
         if kind.family == family:
             return {CLASS: name} | kind.written(arguments), kind.rules
     return None
+
+
+def _named(file: str, config: Config, table: Mapping[str, Any]) -> Any:
+    """What a table has for the class that a config names."""
+    name = config.get(CLASS)
+    if name not in table:
+        raise WeightsError(f"{file}: unknown {CLASS} {name!r}: {nearest(str(name), table)}")
+    return table[name]
 
 
 def _check_fixed(file: str, config: Config, fixed: Config) -> None:
@@ -366,10 +371,7 @@ def schedule_of(config: Config) -> Schedule:
     Raises:
       WeightsError: the scheduler isn't known, or the config says something that ours can't be.
     """
-    name = config.get(CLASS)
-    if name not in _SCHEDULERS:
-        raise WeightsError(f"{SCHEDULER}: unknown {CLASS} {name!r}: {nearest(str(name), _SCHEDULERS)}")
-    kind = _SCHEDULERS[name]
+    kind = _named(SCHEDULER, config, _SCHEDULERS)
     _check_fixed(SCHEDULER, config, _FIXED_SCHEDULER)
     if kind.sampler == "euler":
         _check_fixed(SCHEDULER, config, {"final_sigmas_type": "zero"})
