@@ -10,7 +10,8 @@ look at the token before, and Muon trains them.
 Ours, jax 0.10.2, seed 0: two layers 100.0 % of the test split, in 4 min 51 s, 2 min of them on a processor; one layer
 98.3 %, in 4 min 16 s. Two layers have 99.9 % of what they train on after 200 steps, one has 93 % after 900: it can't
 look up what stands behind a key, but with four keys it may tell values by how often they came. Whether two layers find
-it depends on the recipe: with a straight line for the rate and half the warm-up they stayed at 31 % for 600 steps.
+it depends on the recipe: with --config.optimizer.schedule.name=linear and .warmup_steps=50 they are at 31 % after 600
+steps.
 """
 
 from ml_collections import ConfigDict
