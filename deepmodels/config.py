@@ -26,7 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
     "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
-    # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides}, see deepmodels.training.lora
+    # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides, "quantize": layers in 4 bits},
+    # see deepmodels.training.lora and deepmodels.training.four_bits
     "lora": None,
     # networks that don't train, by name, each {"weights": "runs/lenet5", ...}, see deepmodels.training.frozen
     "frozen": {},
@@ -44,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
 }
 
-LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None}
+LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None, "quantize": None}
 FROZEN = {
     "weights": None,  # the folder of a run, or as for init; None for a network as it is drawn at random
     "model": None,  # if the weights aren't of a run

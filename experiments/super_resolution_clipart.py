@@ -1,11 +1,13 @@
 """SRResNet and SRGAN on Open Clip Art: pictures four times as large as what the network is shown.
 
     deepmodels train --config=experiments/super_resolution_clipart.py:small --workdir=runs/srresnet
+    python experiments/data/within.py runs/srresnet/checkpoints/2500 generator runs/generator.npz
     deepmodels train --config=experiments/super_resolution_clipart.py:srgan_small --workdir=runs/srgan
 
 small: a small SRResNet with squared error, on windows of 48 pixels, of which it sees 12; `linear_probe_clipart.py` says
 how to get the pictures. Metrics, of whole pictures: psnr, and bicubic_psnr of bicubic interpolation.
-srgan_small: with a discriminator and squared error, and tested on the middle of the pictures.
+srgan_small: with a discriminator and squared error, from the weights of small, and tested on the middle of the
+pictures.
 full: the paper's network, on whole pictures of 96 pixels, which is for an accelerator.
 perceptual: with the squared error of features instead, and a tenth of that of pixels. They are those of MobileNetV2 in
 the run of `finetune_clipart.py`, before the second halving and the third.
@@ -35,7 +37,7 @@ def get_config(size: str = "full") -> ConfigDict:
         "perceptual": (20_000, 1e-4, dict(name="srresnet"), dict(name=alone, **FEATURES)),
         "srgan": (20_000, 1e-4, dict(name="srgan"), dict(name=players, **FEATURES)),
         "small": (2_500, 1e-3, dict(name="srresnet", **generator), dict(name=alone)),
-        "srgan_small": (1_200, 5e-4, dict(name="srgan", **generator, **critic), dict(name=players)),
+        "srgan_small": (1_200, 1e-4, dict(name="srgan", **generator, **critic), dict(name=players)),
         "smoke": (
             *(2, 1e-4, dict(name="super_resolution_tiny", image_channels=1)),
             dict(name=alone, network="eye", layers=("conv1",)),
@@ -46,6 +48,7 @@ def get_config(size: str = "full") -> ConfigDict:
         data = dict(name="fashion_mnist_embedded", batch_size=8)
     elif size == "srgan_small":
         data["crop_size"] = 48  # its discriminator is of one size
+    begin = dict(weights="runs/generator.npz", fresh="discriminator/.*") if size == "srgan_small" else {}
     eye = dict(model=dict(name="lenet_tiny")) if size == "smoke" else dict(weights="runs/finetune")
     windows = dict(random_crop=dict(size=48)) if size.endswith("small") else {}
     every = max(1, steps // 10)
@@ -54,6 +57,7 @@ def get_config(size: str = "full") -> ConfigDict:
             seed=0,
             steps=steps,
             model=model,
+            init=begin,
             frozen=dict(eye=eye) if "network" in objective else {},
             objective=objective,
             data=data,

@@ -58,7 +58,8 @@ def scan_layers(
     """Applies a module `length` times, each time with parameters of its own.
 
     Args:
-      layer: the module; its parameters, intermediates, "losses" and "balance" get a leading axis of `length`.
+      layer: the module; its parameters, intermediates, "losses", "balance" and "four_bits" get a leading axis of
+        `length`.
       call: (layer, carry, one entry of xs) -> (carry, one entry of the second result).
       carry: what goes from layer to layer.
       xs: arrays with an entry for each layer, or None.
@@ -91,7 +92,7 @@ def scan_layers(
         call = nn.remat(call, policy=REMAT[remat], prevent_cse=unroll >= length)
     scan = nn.scan(
         call,
-        variable_axes={"params": 0, "intermediates": 0, "losses": 0, "balance": 0},
+        variable_axes={"params": 0, "intermediates": 0, "losses": 0, "balance": 0, "four_bits": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=axis,
         out_axes=axis,

@@ -17,7 +17,7 @@ from deepmodels import augment, data, loading, models, objectives, parallel, tok
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
-from deepmodels.training import frozen, lora
+from deepmodels.training import four_bits, frozen, lora
 from deepmodels.training.frozen import FROZEN, Network
 from deepmodels.training.optimizer import averaged_params, make_optimizer
 from deepmodels.training.step import (
@@ -126,8 +126,10 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
         if config.adaptive_augment is not None:
             variables[AUGMENTATION] = {"probability": jnp.zeros((), jnp.float32)}
         if config.lora is not None:
-            adapters = {name: value for name, value in config.lora.items() if name != "train"}
+            adapters = {name: value for name, value in config.lora.items() if name not in ("train", "quantize")}
             params = lora.add(params, jax.random.fold_in(key, 1), **adapters)
+            if config.lora.quantize is not None:
+                params, variables[four_bits.COLLECTION] = four_bits.pack(params, config.lora.quantize)
         if hasattr(model, "players"):
             opt_state = {player: optimizer.init({player: params[player]}) for player in model.players}
         else:
@@ -169,7 +171,9 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
     section = dict(x.config.init)
     weights = section.pop("weights")
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
-    places = {"params": lora.without(x.abstract.params), **of_model(x.abstract.variables)}
+    places = of_model(x.abstract.variables)
+    params = four_bits.unpack(x.abstract.params, places.pop(four_bits.COLLECTION, {}))
+    places = {"params": lora.without(params), **places}
     others = x.abstract.variables.get(FROZEN, {})
     slots = trees.flatten(places | {FROZEN: others})
     arrays = frozen.pretrained(x.config, others)

@@ -22,7 +22,7 @@ from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
-from deepmodels.training import decoding, experiment, judging, lora
+from deepmodels.training import decoding, experiment, four_bits, judging, lora
 from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
@@ -110,6 +110,9 @@ def _train(
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    if packed := x.abstract.variables.get(four_bits.COLLECTION):
+        kernels = trees.count(four_bits.unpack({}, packed))
+        say(f"{kernels:,} more of kernels in 4 bits, {trees.size_bytes(packed):,} bytes with their scales")
     if x.freeze:
         say(_text(trainable_table(x.abstract.params, x.freeze)))
     start = step = int(state.step)
@@ -216,7 +219,8 @@ def evaluate(workdir: str | Path, *, split: str = "test", step: int | None = Non
 def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module, PyTree, Tokenizer | None]:
     """Returns a run's model, its variables, and the tokenizer of its data if that is of texts.
 
-    The parameters are averaged where the run averages them, and kernels have what adapters have learned.
+    The parameters are averaged where the run averages them, and kernels have what adapters have learned; those that
+    were held in 4 bits are what these say.
 
     Args:
       workdir: the run's folder.
@@ -229,8 +233,10 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
     """
     x = experiment.make(read_config(workdir))
     state = _restored(x, Path(workdir), step)
-    params = lora.merge(averaged_params(state.params, state.opt_state))
-    return x.model, {"params": params, **of_model(state.variables)}, getattr(x.sources["train"], "tokenizer", None)
+    variables = of_model(state.variables)
+    params = averaged_params(state.params, state.opt_state)
+    params = lora.merge(four_bits.unpack(params, variables.pop(four_bits.COLLECTION, {})))
+    return x.model, {"params": params, **variables}, getattr(x.sources["train"], "tokenizer", None)
 
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
@@ -369,7 +375,9 @@ def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> list[str]:
     ]
     if x.config.init.weights is None:
         return lines
-    leaves = trees.flatten({"params": x.abstract.params, **of_model(x.abstract.variables)})
+    variables = of_model(x.abstract.variables)
+    params = four_bits.unpack(x.abstract.params, variables.pop(four_bits.COLLECTION, {}))
+    leaves = trees.flatten({"params": params, **variables})
     given = {name: leaf for name, leaf in given.items() if name in leaves}
     new = [f"{name.partition('/')[2]} {list(leaf.shape)}" for name, leaf in leaves.items() if name not in given]
     return [
@@ -381,8 +389,10 @@ def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> list[str]:
 
 def _adapter(x: Experiment, path: Path, state: TrainState) -> str:
     """Writes what a run of LoRA has learned as peft does, where transformers has such a model."""
+    kernels = x.abstract.variables.get(four_bits.COLLECTION, {})  # their shapes are enough
     try:
-        loading.save_adapter(path, x.model, averaged_params(state.params, state.opt_state))
+        params = four_bits.unpack(averaged_params(state.params, state.opt_state), kernels)
+        loading.save_adapter(path, x.model, params)
     except WeightsError as error:
         return f"no files for peft: {error}"
     return f"adapter: {path}"

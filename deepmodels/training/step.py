@@ -15,7 +15,7 @@ from deepmodels.augment import discriminator_augment
 from deepmodels.errors import ConfigError, unknown
 from deepmodels.layers.batch_norm import statistics_over
 from deepmodels.metrics import Mean, values
-from deepmodels.training import lora
+from deepmodels.training import four_bits, lora
 from deepmodels.training.freeze import resting, without_gradient
 from deepmodels.training.frozen import FROZEN, Network, chosen
 from deepmodels.trees import PyTree
@@ -108,7 +108,8 @@ def bind(
             return other(computed(others[network], inputs[0].dtype), *inputs, layers=layers, **named), variables
         mutable = [*variables, "losses"] if train else False
         rngs = {} if key is None else {"dropout": key}
-        with statistics_over(axis_name), resting(params, freeze), lora.adapting(params):
+        packed = four_bits.using(variables.get(four_bits.COLLECTION))
+        with statistics_over(axis_name), resting(params, freeze), lora.adapting(params), packed:
             result = model.apply(
                 {"params": params, **variables}, *inputs, **named, train=train, rngs=rngs, mutable=mutable
             )
