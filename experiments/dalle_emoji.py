@@ -32,20 +32,31 @@ EMOJI = dict(name="captioned_images", path="data/emoji", max_length=16)
 
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: dvae, full, dvae_small, small, or smoke (two steps on pictures of clothes)."""
-    words = dict(vocab_size=2_048, codebook_size=128, text_length=16, grid=4, kernel_size=3)
+    words = dict(vocab_size=2_048, codebook_size=128, text_length=16, kernel_size=3)
     text_to_image = dict(name="text_to_image", network="dvae")
     vae = dict(name="discrete_vae", beta=0.1, temperature=0.5)
     codes = dict(name="dalle_dvae", codebook_size=128)
-    trained = dict(dvae=dict(weights="runs/dvae_emoji"))
+    trained = dict(dvae=dict(weights="runs/vq_vae_emoji" if size == "small" else "runs/dvae_emoji"))
     steps, batch, model, objective, data, frozen = {
         "dvae": (6_000, 64, codes | dict(hidden_size=64, first_size=64), vae, EMOJI, {}),
         "full": (
-            *(6_000, 64, dict(name="dalle_tiny", hidden_size=384, mlp_size=1536, num_layers=12, num_heads=6) | words),
+            *(
+                6_000,
+                64,
+                dict(name="dalle_tiny", hidden_size=384, mlp_size=1536, num_layers=12, num_heads=6, grid=4) | words,
+            ),
             *(text_to_image, EMOJI, trained),
         ),
-        "dvae_small": (1_200, 16, codes | dict(hidden_size=16, first_size=16), vae, EMOJI, {}),
+        "vq_vae": (
+            *(2_500, 32, dict(name="vq_vae", hidden_size=48, codebook_size=128, latent_size=16)),
+            *(dict(name="vector_quantized"), EMOJI, {}),
+        ),
         "small": (
-            *(1_200, 64, dict(name="dalle_tiny", hidden_size=96, mlp_size=384, num_layers=4, num_heads=3) | words),
+            *(
+                600,
+                64,
+                dict(name="dalle_tiny", hidden_size=96, mlp_size=384, num_layers=4, num_heads=3, grid=8) | words,
+            ),
             *(text_to_image, EMOJI, trained),
         ),
         "smoke": (
@@ -66,7 +77,7 @@ def get_config(size: str = "full") -> ConfigDict:
             optimizer=dict(
                 name="adamw",
                 learning_rate=1e-3,
-                weight_decay=0.05,
+                weight_decay=0.0 if size == "vq_vae" else 0.05,
                 clip_norm=1.0,
                 schedule=dict(name="cosine", warmup_steps=steps // 10),
             ),

@@ -172,7 +172,8 @@ class VQVAE(nn.Module):
     """Figure 1 of VQ-VAE: each position of a map is replaced by its nearest entry of a codebook.
 
     The call takes images (B, H, W, C), H and W divisible by 4, and returns a dict of "latent" (B, H / 4, W / 4, D),
-    what the encoder gives, "quantized", the entries nearest to it, and "reconstruction" (B, H, W, C). The gradient of
+    what the encoder gives, "code_logits" (B, H / 4, W / 4, N), how near the entries are to it, "quantized", the
+    nearest, and "reconstruction" (B, H, W, C). The gradient of
     the reconstruction goes to the latent past the quantisation, equation 3's straight-through estimator; none of it
     reaches the codebook, which `objectives.vector_quantized` teaches. Raises ShapeError if images don't fit.
 
@@ -206,9 +207,11 @@ class VQVAE(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         latent = self.encode(images)
         book = self.codebook.astype(latent.dtype)
-        quantized = book[nearest_entries(latent, book)]
+        logits = nearness(latent, book)
+        quantized = book[logits.argmax(-1)]
         straight_through = latent + jax.lax.stop_gradient(quantized - latent)
-        return {"latent": latent, "quantized": quantized, "reconstruction": self.decode(straight_through)}
+        reconstruction = self.decode(straight_through)
+        return {"latent": latent, "code_logits": logits, "quantized": quantized, "reconstruction": reconstruction}
 
     def encode(self, images: Array) -> Array:
         """Returns what the encoder gives, (B, H / 4, W / 4, D), before quantisation."""
@@ -221,7 +224,7 @@ class VQVAE(nn.Module):
     def encode_indices(self, images: Array) -> Array:
         """Returns the numbers of the entries nearest to what the encoder gives, (B, H / 4, W / 4) int32."""
         latent = self.encode(images)
-        return nearest_entries(latent, self.codebook.astype(latent.dtype))
+        return nearness(latent, self.codebook.astype(latent.dtype)).argmax(-1).astype(jnp.int32)
 
     def decode(self, quantized: Array) -> Array:
         """Returns images (B, H, W, C) of entries of the codebook (B, H / 4, W / 4, D)."""
@@ -235,11 +238,12 @@ class VQVAE(nn.Module):
         return self.decode(self.codebook[indices])
 
 
-def nearest_entries(latent: Array, codebook: Array) -> Array:
-    """Returns the number of the codebook's (N, D) entry that is nearest to each vector (..., D), int32 (...)."""
-    flat = latent.reshape(-1, latent.shape[-1])
-    distances = jnp.square(codebook).sum(1)[None] - 2 * flat @ codebook.T  # but for what all entries have in common
-    return distances.argmin(1).astype(jnp.int32).reshape(latent.shape[:-1])
+def nearness(latent: Array, codebook: Array) -> Array:
+    """Returns minus the squared distance (..., N) of each vector (..., D) from the codebook's (N, D) entries.
+
+    But for a constant of each vector, so that what counts is which is the largest.
+    """
+    return 2 * latent @ codebook.T - jnp.square(codebook).sum(1).reshape((1,) * (latent.ndim - 1) + (-1,))
 
 
 class DVAEBlock(nn.Module):
@@ -352,6 +356,10 @@ class DVAE(nn.Module):
         """Returns the logits of each code (B, H / 8, W / 8, N) of images (B, H, W, C) in [0, 1]."""
         check_images(images, channels=self.channels, unit=8)
         return self.encoder(map_pixels(images))
+
+    def encode_indices(self, images: Array) -> Array:
+        """Returns the numbers of the likeliest codes (B, H / 8, W / 8) int32 of images (B, H, W, C) in [0, 1]."""
+        return self.encode(images).argmax(-1).astype(jnp.int32)
 
     def decode_indices(self, indices: Array) -> Array:
         """Returns images (B, H, W, C) in [0, 1] of numbers of codes (B, H / 8, W / 8)."""

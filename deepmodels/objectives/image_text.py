@@ -54,7 +54,7 @@ def text_to_image(forward, batch: Batch, key: Array | None, *, network: str, tex
 
     Args:
       forward: `forward(images, network=network)` returns a dict of "code_logits" (B, H, W, N), as `models.vae.DVAE`
-        does, whose likeliest codes are the picture's; `forward(tokens, codes, mask=mask, key=key)` a dict of
+        and `VQVAE` do, whose likeliest codes are the picture's; `forward(tokens, codes, mask=mask, key=key)` a dict of
         "text_logits" (B, T - 1, V) and "image_logits" (B, H * W, N), as `models.dalle.DALLE` does, and the model's new
         variables.
       batch: "image" (B, H, W, C) floats, "tokens" (B, T) integers and "mask" (B, T) of bools, True where a word is;

@@ -6,7 +6,7 @@ import pytest
 from deepmodels import objectives
 from deepmodels.errors import ConfigError, ShapeError
 from deepmodels.models import create
-from deepmodels.models.vae import VAE, ConvVAE, interpolate, map_pixels, nearest_entries, traverse, unmap_pixels
+from deepmodels.models.vae import VAE, ConvVAE, interpolate, map_pixels, nearness, traverse, unmap_pixels
 from deepmodels.objectives.variational import normal_kl
 
 RNG = np.random.default_rng(0)
@@ -185,10 +185,10 @@ def test_codes_on_the_way_from_one_to_another():
     np.testing.assert_allclose(rows[1], [[0.5, -2], [0.5, 0], [0.5, 2]])
 
 
-def test_nearest_entries():
+def test_nearest_entries_are_those_of_the_largest_nearness():
     latent, book = RNG.normal(size=(2, 3, 5, 4)), RNG.normal(size=(7, 4))
     wanted = np.square(latent[..., None, :] - book).sum(-1).argmin(-1)
-    np.testing.assert_array_equal(nearest_entries(jnp.asarray(latent), jnp.asarray(book)), wanted)
+    np.testing.assert_array_equal(nearness(jnp.asarray(latent), jnp.asarray(book)).argmax(-1), wanted)
 
 
 def test_gradients_pass_the_quantisation_and_each_term_moves_its_own():
