@@ -72,13 +72,14 @@ def elbo(
     outputs, variables = forward(image, *labels, sampling_key=noise, samples=samples, key=key)
     dtype = _at_least_float32(image.dtype)
     outputs = {name: value.astype(dtype) for name, value in outputs.items()}
-    target = image.astype(dtype)
-    target = target if samples is None else jnp.broadcast_to(target, outputs["reconstruction"].shape)
+    rows = (*outputs["reconstruction"].shape[:-3], -1)
+    # XLA's CPU back end loops over the last axis, which of pixels of one channel would be one number long
+    target = jnp.broadcast_to(image.astype(dtype), outputs["reconstruction"].shape).reshape(rows)
     if likelihood == "bernoulli":
-        nats = optax.sigmoid_binary_cross_entropy(outputs["logits"], target)
+        nats = optax.sigmoid_binary_cross_entropy(outputs["logits"].reshape(rows), target)
     else:
-        nats = -_log_normal(target, outputs["reconstruction"], math.log(scale) * 2)
-    nats = nats.sum((-3, -2, -1))
+        nats = -_log_normal(target, outputs["reconstruction"].reshape(rows), math.log(scale) * 2)
+    nats = nats.sum(-1)
     terms = {}
     if samples is None:
         divergence = normal_kl(outputs["mean"], outputs["log_var"])

@@ -139,6 +139,7 @@ def _train(
             meter.start()
 
         while not stop:
+            meter.dispatch()
             state, metrics = train_step(state, batch)
             step += 1
             meter.add(step, metrics)
@@ -263,11 +264,23 @@ class Meter:
 
     def start(self) -> None:
         """Starts the clock, and forgets what was measured."""
-        self._pending, self._stalled, self._since = [], 0.0, time.monotonic()
+        self._pending, self._stalled, self._idle, self._since = [], 0.0, 0.0, time.monotonic()
+        self._free = self._since  # when the host could have given the device its next step
+
+    def dispatch(self) -> None:
+        """Says that the next step is about to be given to the device.
+
+        If the device is through with the one before, it has been idle since some moment after that was given to it. All
+        the host's time since then counts as overhead, but for that in which it waited for data.
+        """
+        last = self._pending[-1][1].values() if self._pending else ()
+        if all(x.is_ready() for x in last if hasattr(x, "is_ready")):  # what was read is NumPy's
+            self._idle += time.monotonic() - self._free
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step, still on the device."""
         self._pending.append((step, metrics))
+        self._free = time.monotonic()
 
     def read(self) -> dict[str, float]:
         """Returns the averages since the last reading; waits for the steps to be done.
@@ -277,15 +290,18 @@ class Meter:
         """
         fetched = self.check()
         step = fetched[-1][0]
-        elapsed = time.monotonic() - self._since
+        read = time.monotonic()
+        elapsed = read - self._since
         values = {name: float(np.mean([metrics[name] for _, metrics in fetched])) for name in fetched[0][1]}
         values |= {
             "learning_rate": float(self._learning_rate(step - 1)),
             "examples_per_second": len(fetched) * self._batch_size / elapsed,
             "data_stall": self._stalled / elapsed,
+            "dispatch_overhead": self._idle / elapsed,
             "peak_memory_bytes": peak_memory_bytes(),
         }
         self.start()
+        self._since = self._free = read  # what these lines took counts
         return values
 
     def check(self) -> list[tuple[int, dict[str, np.ndarray]]]:
@@ -295,6 +311,7 @@ class Meter:
           TrainingError: the loss of one isn't finite, or its gradient, which the parameters after it have met.
         """
         self._pending = jax.device_get(self._pending)
+        self._free = time.monotonic()
         for number, metrics in self._pending:
             for name, what in {"loss": "loss", "grad_norm": "gradient's norm"}.items():
                 if not np.all(np.isfinite(metrics[name])):
@@ -308,11 +325,21 @@ class Meter:
         """Returns a context whose time counts for nothing."""
         if self._pending:
             jax.block_until_ready(self._pending[-1])  # what was dispatched before still counts
-        return _Clock(lambda seconds: setattr(self, "_since", self._since + seconds))
+            self._free = time.monotonic()
+        return _Clock(self._pass)
 
     def waiting(self) -> "_Clock":
         """Returns a context whose time counts as waiting for data."""
-        return _Clock(lambda seconds: setattr(self, "_stalled", self._stalled + seconds))
+
+        def wait(seconds: float) -> None:
+            self._stalled += seconds
+            self._free += seconds
+
+        return _Clock(wait)
+
+    def _pass(self, seconds: float) -> None:
+        self._since += seconds
+        self._free += seconds
 
 
 class _Clock:

@@ -57,7 +57,7 @@ def test_a_run_leaves_metrics_checkpoints_and_a_report(tiny_config, tmp_path, ca
     assert "compile_seconds" in lines(tmp_path)[0]
     keys = {key for line in lines(tmp_path) for key in line}
     assert keys >= {"loss", "accuracy", "learning_rate", "validation/accuracy", "examples_per_second", "data_stall"}
-    assert keys >= {"peak_memory_bytes", "grad_norm"}
+    assert keys >= {"peak_memory_bytes", "grad_norm", "dispatch_overhead"}
     assert (tmp_path / "metrics.csv").read_text().startswith("step,")
     printed = capsys.readouterr().out
     assert f"test/accuracy {result.metrics['test/accuracy']:.4f}" in printed

@@ -1,0 +1,87 @@
+"""Seconds to lower and to compile each subject's training step, its lines of HLO and the most bytes that it needs.
+
+    python benchmarks/compile.py                        # all subjects of train_step.py
+    python benchmarks/compile.py resnet50 gpt2
+
+Nothing is cached, made or run: the step is that of train_step.py, of abstract arrays. Lines are those of StableHLO that
+XLA is given; bytes are those of arguments, results and what is between, donated ones once. A row is printed for each
+subject and replaces its older one of the same processor and JAX in benchmarks/results/compile.csv.
+"""
+
+import argparse
+import datetime
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ours
+import table
+import train_step
+
+from deepmodels import models, objectives, tuning
+from deepmodels.training.optimizer import make_optimizer
+from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step
+
+COLUMNS = ("model", "batch", "hlo lines", "lower s", "compile s", "peak bytes", "jax", "cpu", "date")
+
+
+def lower(subject: train_step.Subject) -> jax.stages.Lowered:
+    """Returns the lowered training step of a subject."""
+    model = models.create(subject.model, **subject.arguments)
+    inputs, batch = ours.make_batch(model, subject._asdict())
+    optimizer, _ = make_optimizer(dict(name="momentum", momentum=0.9, learning_rate=1e-3), 1_000)
+    variables = dict(jax.eval_shape(model.init, jax.random.key(0), *(x[:1] for x in inputs)))
+    params, players = variables.pop("params"), getattr(model, "players", ())
+    opt_state = {name: jax.eval_shape(optimizer.init, {name: params[name]}) for name in players}
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), params, variables, opt_state or jax.eval_shape(optimizer.init, params)
+    )
+    make = make_adversarial_step if players else make_train_step
+    step = make(model, objectives.create(**subject.objective), optimizer, seed=0)
+    return jax.jit(step, donate_argnums=0).lower(state, batch)
+
+
+def needed_bytes(memory) -> int:
+    """Returns the bytes of arguments, results and what is between, donated ones counted once."""
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return total - memory.alias_size_in_bytes
+
+
+def measure(name: str) -> dict[str, object]:
+    """Returns the row of one subject."""
+    subject = train_step.SUBJECTS[name]
+    began = time.perf_counter()
+    lowered = lower(subject)
+    middle = time.perf_counter()
+    memory = lowered.compile(tuning.compiler_options()).memory_analysis()
+    compiled = time.perf_counter()
+    return {
+        "model": name,
+        "batch": subject.batch,
+        "hlo lines": len(lowered.as_text().splitlines()),
+        "lower s": round(middle - began, 1),
+        "compile s": round(compiled - middle, 1),
+        "peak bytes": needed_bytes(memory),
+        "jax": jax.__version__,
+        "cpu": train_step.cpu(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    """Measures the subjects of the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(train_step.SUBJECTS)}")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(train_step.SUBJECTS):
+        parser.error(f"unknown subjects {sorted(unknown)}; there are {', '.join(train_step.SUBJECTS)}")
+    jax.config.update("jax_enable_compilation_cache", False)
+    for name in options.names or train_step.SUBJECTS:
+        row = measure(name)
+        table.put(Path(__file__).parent / "results" / "compile.csv", row, COLUMNS, ("model", "jax", "cpu"))
+        print(*row.values(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
