@@ -22,6 +22,7 @@ ALLOWED = {
     "preprocessing": set(),
     "metrics": set(),
     "gguf_header": set(),
+    "integrity": {"trees"},
     "tokenizers": {"gguf_header"},
     "layers": set(),
     "augment": {"arguments"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "objectives": {"arguments", "metrics", "sampling"},
     "models": {"layers", "arguments", "preprocessing", "sampling"},
     "parallel": {"trees"},
-    "weights": {"trees", "gguf_header"},
+    "weights": {"trees", "gguf_header", "integrity"},
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
     "text_to_image": {"models", "loading", "sampling", "tokenizers", "trees", "weights"},
@@ -39,6 +40,7 @@ ALLOWED = {
     "training": {
         "trees", "arguments", "cache", "tuning", "config", "layers", "augment", "data", "objectives", "models",
         "parallel", "evaluation", "analysis", "loading", "metrics", "tokenizers", "sampling",
+        "integrity",
     },
     "cli": {
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",

@@ -8,6 +8,9 @@ import numpy as np
 
 from deepmodels.errors import DataError
 
+_EXPANSION = 100  # times a packed file's size that it may unpack to; MNIST's pictures take five times theirs
+_ALWAYS_ALLOWED = 64 * 2**20  # bytes that a small one may unpack to all the same
+
 
 def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     """Returns the uint8 array with `dimensions` axes that an IDX file holds; a name ending in `.gz` is unpacked.
@@ -22,10 +25,13 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     if path.suffix == ".gz":
         unpacker = zlib.decompressobj(wbits=31)  # 31: gzip, with its checksum verified
+        limit = max(_EXPANSION * len(data), _ALWAYS_ALLOWED)
         try:
-            data = unpacker.decompress(data)
+            data = unpacker.decompress(data, limit)
         except zlib.error as error:
             raise DataError(f"{path}: damaged gzip file: {error}") from error
+        if unpacker.unconsumed_tail and not unpacker.eof:
+            raise DataError(f"{path}: unpacks to more than {limit:,} bytes: it isn't read")
         ending = "" if unpacker.eof else " after unpacking: the gzip file ends early"
     else:
         ending = ""

@@ -6,18 +6,19 @@ run killed at any moment leaves whole steps only.
 """
 
 import copy
+import itertools
 import logging
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from deepmodels import trees
+from deepmodels import integrity, trees
 from deepmodels.errors import CheckpointError
-from deepmodels.training import integrity
 from deepmodels.trees import PyTree
 
 
@@ -105,11 +106,24 @@ class Checkpoints:
         self._trash = workdir / ".trash"
         shutil.rmtree(self._trash, ignore_errors=True)
         logging.getLogger("absl").addFilter(_not_from_orbax)
-        self._orbax = ocp.training.Checkpointer(
+        self._said: list[str] = []  # of steps set aside
+        open_orbax = partial(
+            ocp.training.Checkpointer,
             self._folder.absolute(),
             cleanup_tmp_directories=True,
             preservation_policy=ocp.training.preservation_policies.PreserveAll(),
         )
+        try:
+            self._orbax = open_orbax()
+        except ValueError:  # it reads the metadata of every step, and one that is damaged would keep all out
+            for step in self.steps():
+                try:
+                    ocp.checkpointables_metadata((self._folder / str(step)).absolute())
+                except Exception as error:  # orbax raises whatever its layers do
+                    self._set_aside(step, error)
+            if not self._said:
+                raise
+            self._orbax = open_orbax()
         self._pending = None
 
     def steps(self) -> list[int]:
@@ -176,7 +190,7 @@ class Checkpoints:
         steps = self.steps() if step is None else [step]
         if step is not None and step not in self.steps():
             raise CheckpointError(f"{self._folder}: no checkpoint of step {step}, there are {self.steps()}")
-        said = []
+        said, self._said = self._said, []
         for newest in reversed(steps):
             try:
                 saved = self._orbax.checkpointables_metadata(newest)
@@ -192,14 +206,12 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:
-                said.append(f"checkpoint of step {newest} is damaged ({_root_cause(error)})")
                 if step is None:
-                    self._damaged.mkdir(exist_ok=True)
-                    target = self._damaged / str(newest)
-                    shutil.rmtree(target, ignore_errors=True)
-                    os.rename(self._folder / str(newest), target)
+                    self._set_aside(newest, error)
                     self._orbax.reload()  # or it would refuse to save this step again
-                    said[-1] += f"; it was moved to {target}"
+                    said, self._said = said + self._said, []
+                else:
+                    said.append(f"checkpoint of step {newest} is damaged ({_root_cause(error)})")
         if said:
             raise CheckpointError(f"{self._folder}: no checkpoint can be read. " + ". ".join(said))
         return None
@@ -208,6 +220,16 @@ class Checkpoints:
         """Waits for the last save and releases the folder."""
         self.wait()
         self._orbax.close()
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        self._damaged.mkdir(exist_ok=True)
+        target = self._damaged / str(step)
+        for number in itertools.count(1):  # of an earlier time; nothing is ever removed
+            if not target.exists():
+                break
+            target = self._damaged / f"{step}-{number}"
+        os.rename(self._folder / str(step), target)
+        self._said.append(f"checkpoint of step {step} is damaged ({_root_cause(error)}); it was moved to {target}")
 
     def _check(self, step: int, saved: PyTree, abstract: PyTree) -> None:
         have, want = trees.flatten(saved), trees.flatten(abstract)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepmodels import trees
+from deepmodels import integrity, trees
 from deepmodels.errors import WeightsError
 from deepmodels.weights import safetensors_file, torch_file
 
@@ -335,7 +335,8 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
 
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     try:
-        saved = ocp.metadata(path.absolute()).metadata
+        checkpoint = ocp.metadata(path.absolute())
+        saved, digests = checkpoint.metadata, (checkpoint.custom_metadata or {}).get("digests")
         state = isinstance(saved, Mapping) and {"params", "variables", "opt_state"} <= saved.keys()
         # of what a training run saves, only the model's variables: neither its optimizer's nor the run's own
         wanted = {
@@ -353,6 +354,9 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
         claimed = trees.size_bytes([leaf for name, leaf in trees.flatten(abstract).items() if name in wanted])
         _check_expansion(path, size, claimed)
         tree = ocp.load(path.absolute(), abstract)
+        leaves = {name: leaf for name, leaf in trees.flatten(tree).items() if name in wanted}
+        if digests is not None and (wrong := integrity.differing(leaves, {n: digests[n] for n in wanted})):
+            raise ValueError(f"not what was saved: {', '.join(wrong[:3])}")
     except WeightsError:
         raise
     except Exception as error:  # orbax raises whatever its layers do
@@ -360,7 +364,7 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
             error = error.__cause__
         text = " ".join(str(error).split())
         raise WeightsError(f"{path} isn't an orbax checkpoint that can be used: {text[:300]}") from error
-    leaves, arrays = trees.flatten(tree), {}
+    arrays = {}
     for name, leaf in wanted.items():
         array = np.asarray(leaves[name])
         if array.dtype != leaf.dtype:

@@ -161,13 +161,14 @@ def describe(config: Mapping[str, Any], names: Collection[str]) -> Described:
     if diffusers_config.CLASS in config:
         return diffusers_config.describe(config)
     model_type = config.get("model_type")
-    if model_type not in LAYOUTS:
+    if not isinstance(model_type, str) or model_type not in LAYOUTS:
         raise WeightsError(f"{CONFIG}: unknown model_type {model_type!r}: {nearest(str(model_type), LAYOUTS)}")
     layout, config = LAYOUTS[model_type], _flat(config)
     classes = {layout.prefix + suffix: head for suffix, head in layout.heads.items()}
     named = config.get("architectures") or [next(iter(classes))]
-    if not isinstance(named, list) or named[0] not in classes:
-        raise WeightsError(f"{CONFIG}: unknown architecture {named!r}: {nearest(str(named[0]), classes)}")
+    first = named[0] if isinstance(named, list) else None
+    if not isinstance(first, str) or first not in classes:
+        raise WeightsError(f"{CONFIG}: unknown architecture {named!r}: {nearest(str(first), classes)}")
     for name, value in layout.fixed.items():
         if config.get(name, value) != value:
             raise WeightsError(f"{CONFIG}: {name} is {config[name]!r}, but only {value!r} is implemented")

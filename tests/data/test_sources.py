@@ -206,6 +206,13 @@ def damage(folder: Path, kind: str) -> None:
             labels.unlink()
 
 
+def test_a_small_packed_file_does_not_unpack_to_gigabytes(tmp_path):
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + (2**27).to_bytes(4, "big") + bytes(2**27), 1))
+    with pytest.raises(DataError, match="unpacks to more than 67,108,864 bytes"):
+        data.read_idx(path, 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [

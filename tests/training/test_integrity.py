@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from deepmodels import parallel
-from deepmodels.training import integrity
+from deepmodels import integrity, parallel
+from deepmodels.errors import WeightsError
 from deepmodels.training.checkpoint import Checkpoints
+from deepmodels.weights import files
 
 RNG = np.random.default_rng(0)
 
@@ -61,3 +62,39 @@ def test_a_record_is_saved_as_it_was_when_it_was_given(tmp_path):
     abstract = {"x": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
     assert checkpoints.restore(abstract).record == {"evaluations": [{"step": 1}]}
     checkpoints.close()
+
+
+def test_weights_of_a_damaged_checkpoint_are_refused_by_leaf(tmp_path):
+    """Those that another run starts from, too."""
+    weight = np.random.default_rng(0).normal(size=(300, 100)).astype(np.float32)
+    state = {"params": {"w": weight}, "variables": {}, "opt_state": {"m": jnp.arange(3.0)}}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, jax.device_put(state), {})
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "1"
+    assert files.read(folder)["params/w"].tobytes() == weight.tobytes()
+    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(WeightsError, match="not what was saved: params/w"):
+        files.read(folder)
+
+
+def test_metadata_that_keep_orbax_out_are_set_aside_when_the_folder_is_opened(tmp_path):
+    """One bit in the name of a key, and orbax opens none of a run's checkpoints."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, {"x": jnp.arange(3.0) + step}, {"step": step})
+    checkpoints.close()
+    path = tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    damaged = path.read_text().replace("init_timestamp_nsecs", "init_timastamp_nsecs")
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)})
+    checkpoints.close()
+    assert restored.record == {"step": 1}
+    assert "checkpoint of step 2 is damaged" in restored.warnings[0]
+    assert (tmp_path / "damaged" / "2" / path.name).read_text() == damaged
