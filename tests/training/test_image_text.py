@@ -103,6 +103,6 @@ def test_what_the_model_gets_is_its_own_call(tiny_config):
     assert found == [((1, 8), "int32"), ((1, 16), "int32")]
     assert {"text_loss", "image_loss"} <= set(experiment.metric_names(x))
     with pytest.raises(ConfigError, match="config.frozen.dvae: expected a network that makes codes"):
-        experiment.make(tiny_config(**DALLE | {"frozen": {"dvae": {"model": {"name": "unet_tiny", "in_channels": 1}}}}))
+        experiment.make(tiny_config(**DALLE | {"frozen": {"dvae": {"model": {"name": "unet_tiny"}}}}))
     with pytest.raises(ConfigError, match="text_weight: expected a share, got 2"):
         experiment.make(tiny_config(**DALLE | {"objective": DALLE["objective"] | {"text_weight": 2}}))
