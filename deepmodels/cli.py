@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     try:
-        overridable = options.command in ("train", "estimate")
+        overridable = options.command in ("train", "certify", "estimate")
         overrides = _overrides(rest) if overridable else {}
         if rest and not overridable:
             parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -45,6 +45,24 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     tuning.keep_memory()
     with parallel.together(options.coordinator, options.num_processes, options.process_id):
         training.train(loaded, options.workdir, quiet=options.quiet)
+
+
+def certify(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.training.certify(deepmodels.load_config(CONFIG), WORKDIR, steps=...)"""
+    from deepmodels import config
+
+    loaded = config.load(options.config, overrides)
+    from deepmodels import training
+
+    found = training.certify(loaded, options.workdir, steps=options.steps)
+    history = f"{found.steps} steps, and the same killed by SIGKILL after step {found.killed_after} and started again"
+    if found.same:
+        verdict = f"the same state to the bit, sha256 {found.sha256['killed']}"
+    else:
+        verdict = f"NOT the same state: {', '.join(found.differing[:5])} ({len(found.differing)} leaves)"
+    _show(options, found._asdict(), lambda: [f"{history}: {verdict}", str(Path(options.workdir, "certificate.json"))])
+    if not found.same:
+        sys.exit(1)
 
 
 def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -354,6 +372,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where nothing else says it")
     sub.add_argument("--num-processes", type=int, metavar="N", help="of the run, on all hosts")
     sub.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0 on")
+    sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
+
+    sub = command(
+        "certify", certify, "Prove that a config's training, killed and started again, is the same to the bit."
+    )
+    sub.add_argument(
+        "--config", required=True, metavar="FILE[:SIZE]", help="an experiment's file, and one of its sizes"
+    )
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="a folder for both runs and certificate.json")
+    sub.add_argument("--steps", type=int, default=20, metavar="N", help="of each run, an even number (default: 20)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
 
     sub = command("evaluate", evaluate, "Measure a run's checkpoint on one split.")

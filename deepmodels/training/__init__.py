@@ -1,5 +1,6 @@
 """Training: the loop, the step, optimizers, checkpoints, and what a run writes. It imports every other room."""
 
+from deepmodels.training.certificate import Certificate, certify
 from deepmodels.training.inspection import check_run
 from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
 from deepmodels.training.loop import run as train
@@ -9,11 +10,13 @@ from deepmodels.training.preemption import Preempted
 from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
 
 __all__ = [
+    "Certificate",
     "Estimate",
     "Preempted",
     "Result",
     "TrainState",
     "TrainingError",
+    "certify",
     "check_run",
     "estimate",
     "evaluate",
