@@ -74,7 +74,7 @@ def test_a_gather_of_the_whole_model_is_seen(monkeypatch):
         return lambda state, *rest: step(jax.lax.with_sharding_constraint(state, whole), *rest)
 
     monkeypatch.setattr(experiment, "make_step", make)
-    assert measured(pair)["all-gather"] != golden["all-gather"]
+    assert measured(pair)["all-gather"][1] > golden["all-gather"][1]
 
 
 def main() -> None:
