@@ -16,7 +16,8 @@ same as repeated. generated: LeNet-5 on the 50 and 5,950 coats that one of them 
 Ours, jax 0.10.2, seed 0, with the VAE; of the 1,000 coats among the test pictures, of what it calls coats, and of all:
 scarce has 0.3 % recall, 100.0 % precision and 83.1 % accuracy; repeated 22.9 %, 96.6 % and 85.0 %; generated 7.4 %,
 91.4 % and 83.3 %. So what the VAE makes is worth more than 50 pictures, and less than the same 50 seen often: it
-learned coats from no others, and its are blurred. 17 min 23 s on two cores that much other work shared. gan hasn't been run.
+learned coats from no others, and its are blurred. 17 min 23 s on two cores that much other work shared. gan hasn't been
+run.
 """
 
 from ml_collections import ConfigDict

@@ -59,7 +59,10 @@ def shard_small_ones(monkeypatch):
     monkeypatch.setattr(rules, "SMALL", SMALL)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+LONG = ("gpt data=8", "gpt data=2 fsdp=2 tensor=2")
+
+
+@pytest.mark.parametrize("pair", [pytest.param(pair, marks=[pytest.mark.slow] * (pair in LONG)) for pair in PAIRS])
 def test_collectives_are_those_of_the_golden(pair):
     assert measured(pair) == golden_of(pair)
 
