@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from deepmodels import integrity, trees
 from deepmodels.errors import CheckpointError
@@ -117,10 +119,13 @@ class Checkpoints:
             self._orbax = open_orbax()
         except ValueError:  # it reads the metadata of every step, and one that is damaged would keep all out
             for step in self.steps():
+                damage = None
                 try:
                     ocp.checkpointables_metadata((self._folder / str(step)).absolute())
                 except Exception as error:  # orbax raises whatever its layers do
-                    self._set_aside(step, error)
+                    damage = error
+                if damage := _agreed(damage):
+                    self._set_aside(step, damage)
             if not self._said:
                 raise
             self._orbax = open_orbax()
@@ -192,26 +197,22 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: no checkpoint of step {step}, there are {self.steps()}")
         said, self._said = self._said, []
         for newest in reversed(steps):
+            restored = damage = None
             try:
-                saved = self._orbax.checkpointables_metadata(newest)
-                if saved.metadata.get("state") is None or not saved.custom_metadata:
-                    raise ValueError("its metadata can't be read")
-                self._check(newest, saved.metadata["state"], abstract)
-                restored = self._orbax.load_checkpointables(newest, {"state": abstract})
-                if "digests" in saved.custom_metadata:
-                    _compare(restored["state"], saved.custom_metadata)
-                else:
-                    said.append(f"checkpoint of step {newest} has no digests, as it is of an older version: unchecked")
-                return Restored(restored["state"], saved.custom_metadata["record"], said)
+                restored = self._read(newest, abstract)
             except CheckpointError:
                 raise
-            except Exception as error:
-                if step is None:
-                    self._set_aside(newest, error)
-                    self._orbax.reload()  # or it would refuse to save this step again
-                    said, self._said = said + self._said, []
-                else:
-                    said.append(f"checkpoint of step {newest} is damaged ({_root_cause(error)})")
+            except Exception as error:  # orbax raises whatever its layers do
+                damage = error
+            damage = _agreed(damage)
+            if damage is None:
+                return restored._replace(warnings=said + restored.warnings)
+            if step is None:
+                self._set_aside(newest, damage)
+                self._orbax.reload()  # or it would refuse to save this step again
+                said, self._said = said + self._said, []
+            else:
+                said.append(f"checkpoint of step {newest} is damaged ({_root_cause(damage)})")
         if said:
             raise CheckpointError(f"{self._folder}: no checkpoint can be read. " + ". ".join(said))
         return None
@@ -221,15 +222,34 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
 
+    def _read(self, step: int, abstract: PyTree) -> Restored:
+        saved = self._orbax.checkpointables_metadata(step)
+        if saved.metadata.get("state") is None or not saved.custom_metadata:
+            raise ValueError("its metadata can't be read")
+        self._check(step, saved.metadata["state"], abstract)
+        state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+        said = []
+        if "digests" in saved.custom_metadata:
+            _compare(state, saved.custom_metadata)
+        else:
+            said.append(f"checkpoint of step {step} has no digests, as it is of an older version: unchecked")
+        return Restored(state, saved.custom_metadata["record"], said)
+
     def _set_aside(self, step: int, error: Exception) -> None:
-        self._damaged.mkdir(exist_ok=True)
-        target = self._damaged / str(step)
-        for number in itertools.count(1):  # of an earlier time; nothing is ever removed
-            if not target.exists():
-                break
-            target = self._damaged / f"{step}-{number}"
-        os.rename(self._folder / str(step), target)
-        self._said.append(f"checkpoint of step {step} is damaged ({_root_cause(error)}); it was moved to {target}")
+        """Moves a step to the folder `damaged`: process 0 does, while the others wait."""
+        said = f"checkpoint of step {step} is damaged ({_root_cause(error)}); it was moved to {self._damaged}"
+        if jax.process_index() == 0:
+            self._damaged.mkdir(exist_ok=True)
+            target = self._damaged / str(step)
+            for number in itertools.count(1):  # of an earlier time; nothing is ever removed
+                if not target.exists():
+                    break
+                target = self._damaged / f"{step}-{number}"
+            os.rename(self._folder / str(step), target)
+            said += f"/{target.name}"
+        self._said.append(said)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
 
     def _check(self, step: int, saved: PyTree, abstract: PyTree) -> None:
         have, want = trees.flatten(saved), trees.flatten(abstract)
@@ -254,6 +274,19 @@ class Checkpoints:
             f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free "
             f"there; {kept}"
         )
+
+
+def _agreed(damage: Exception | None) -> Exception | None:
+    """Returns what is wrong with a checkpoint that all processes have just read: None if none of them found anything.
+
+    So they all go on with the same step, and none moves what another still reads.
+    """
+    if jax.process_count() == 1:
+        return damage
+    found = multihost_utils.process_allgather(np.array([damage is not None])).reshape(-1)
+    if damage is None and found.any():
+        return ValueError(f"process {int(found.argmax())} can't read it")
+    return damage
 
 
 def _compare(state: PyTree, metadata: Mapping[str, Any]) -> None:

@@ -99,6 +99,36 @@ def test_asked_to_leave_or_killed_they_all_end_and_go_on(start, tmp_path):
     assert digests(tmp_path / "whole", 120) == digests(workdir, 120)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "metadata"])
+def test_together_they_set_a_damaged_checkpoint_aside(start, tmp_path, damage):
+    """One of them moves it, all go on from the one before, and the end is the same."""
+    assert start("2x4", "run", 12).wait(timeout=300) == 0
+    workdir = tmp_path / "run"
+    whole = digests(workdir, 12)
+    newest = workdir / "checkpoints" / "12"
+    if damage == "metadata":
+        found = [path for path in newest.rglob("*") if path.is_file() and path.name == "_CHECKPOINT_METADATA"]
+    else:  # of one process alone: the other finds its own part as it was
+        found = [path for path in newest.rglob("ocdbt.process_1/d/*") if path.is_file()]
+    largest = max(found, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if damage == "remove":
+        largest.unlink()
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
+    else:
+        largest.write_bytes(content[: len(content) // 2])
+    (tmp_path / "run.log").unlink()
+    assert start("2x4", "run", 12).wait(timeout=300) == 0, (tmp_path / "run.log").read_text()
+    said = (tmp_path / "run.log").read_text()
+    assert said.count("checkpoint of step 12 is damaged") == 1
+    assert "going on from step 10" in said
+    assert [path.name for path in (workdir / "damaged").iterdir()] == ["12"]
+    assert digests(workdir, 12) == whole
+
+
 def test_who_started_them():
     assert parallel.surroundings({}) is None
     assert parallel.surroundings({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) is None
