@@ -1,28 +1,25 @@
-"""DALL-E on emoji: pictures of their names, as the codes of a discrete VAE that learns the same pictures before.
+"""DALL-E on emoji: pictures of their names, as the codes of an autoencoder that learns the same pictures before.
 
     npm pack emoji-datasource-google@16.0.0 && tar -xzf emoji-datasource-google-16.0.0.tgz
     python experiments/data/emoji.py package data/emoji
-    deepmodels train --config=experiments/dalle_emoji.py:dvae_small --workdir=runs/dvae_emoji
+    deepmodels train --config=experiments/dalle_emoji.py:vq_vae --workdir=runs/vq_vae_emoji
     deepmodels train --config=experiments/dalle_emoji.py:small --workdir=runs/dalle_emoji
 
-and then, with the CLIP of `clip_emoji.py` to choose:
+and then, with the CLIP of `clip_emoji.py` to choose among its samples, as a picture:
 
-    from deepmodels import evaluation, generation, tokenizers, training
-    dalle, variables, tokenizer = training.load_run("runs/dalle_emoji")
-    dvae, dvae_variables, _ = training.load_run("runs/dvae_emoji")
-    codes = generation.generate_codes(dalle, variables, ["red heart"] * 16, tokenizer=tokenizer)
-    pictures = dvae.apply(dvae_variables, codes, method="decode_indices")
-    clip, clip_variables, tokenizer = training.load_run("runs/clip")
-    tokens = tokenizers.encode_prompts(tokenizer, ["red heart"], 16)
-    seen = clip.apply(clip_variables, (pictures - 0.5) / 0.5, method="encode_images")
-    order = evaluation.rerank(seen, clip.apply(clip_variables, tokens, method="encode_text")[0])
+    python experiments/figures/dalle_emoji.py runs/dalle_emoji runs/vq_vae_emoji runs/clip dalle.png
 
-dvae_small and small: pictures of 32 pixels as 4 x 4 codes of 128. dvae and full: four times the channels, three times
-the layers, which is for an accelerator. The test split has names that don't train.
+small: pictures of 32 pixels as 8 x 8 codes of 128, which are a VQ-VAE's. full: on a discrete VAE, as in the paper, of
+4 x 4 codes, in the run of `dvae`; three times the layers, which is for an accelerator. The test split has names that
+don't train.
 
-Ours, dvae_small, jax 0.10.2, seed 0, on two cores that other work shared: a loss of -1.446 nats for each value of the
-test pictures, in 15 min 36 s from the start of the command to the report, 4 min 32 s of them on a processor; what it
-makes of them has their colours and places, and no more. The others: not run yet.
+Ours, jax 0.10.2, seed 0, on two cores that other work shared: vq_vae 4 min 52 s, 3 min of them on a processor, with a
+squared error of 0.011; small 13 min 23 s, 6 min 59 s on a processor: 36.3 % of the codes of the test pictures are the
+likeliest, and it begins to know the training pictures by heart. Of 200 names that it never saw CLIP finds the name the
+nearest of 200 for 16.0 % of the true pictures, for 14.0 % of what their codes give back, and for 19.5 % of what it
+draws, the best of 16 by the same CLIP; among the five nearest 28.0, 28.0 and 41.0 %. By chance these would be 0.5 and
+2.5 %, or more with a choice. People and faces are clearly such, with the hair and colours asked for; things that look
+like no other emoji (a violin, a mirror) are shapeless. full: not run yet.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +28,7 @@ EMOJI = dict(name="captioned_images", path="data/emoji", max_length=16)
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    """Returns the config of one size: dvae, full, dvae_small, small, or smoke (two steps on pictures of clothes)."""
+    """Returns the config of one size: vq_vae, small, dvae, full, or smoke (two steps on pictures of clothes)."""
     words = dict(vocab_size=2_048, codebook_size=128, text_length=16, kernel_size=3)
     text_to_image = dict(name="text_to_image", network="dvae")
     vae = dict(name="discrete_vae", beta=0.1, temperature=0.5)
