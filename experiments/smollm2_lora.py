@@ -15,8 +15,9 @@ On the test speech, in windows of 128 tokens, the perplexity is 60.2 before (`--
 --config.optimizer.learning_rate=0.0`) and 40.3 after the run, jax 0.10.2, seed 0. It took 15 min from the start of the
 command to the report, of which the processors worked 7 min 57 s, as the two cores had much other work.
 
-With `--config.lora.quantize=".*(attention|mlp)/.*"` the layers' 106,168,320 weights are held in 4 bits, 59,719,680 bytes
-with their scales, as QLoRA does: the perplexity after the run is 45.7 then, in 16 min 13 s, 5 min 6 s on a processor.
+With `--config.lora.quantize=".*(attention|mlp)/.*"` 106,168,320 weights of the layers are held in 4 bits, 59,719,680
+bytes with their scales, as QLoRA does: the perplexity after the run is 45.7 then, in 16 min 13 s, 5 min 6 s of them on
+a processor.
 
 Of the prompt "Fellow-citizens of the Senate and House of Representatives: it is with great" the file makes " honor and
 pleasure that I have been honored to serve as a member of the Senate and House of Representatives. I am proud to
