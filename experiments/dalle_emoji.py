@@ -29,36 +29,32 @@ EMOJI = dict(name="captioned_images", path="data/emoji", max_length=16)
 
 def get_config(size: str = "full") -> ConfigDict:
     """Returns the config of one size: vq_vae, small, dvae, full, or smoke (two steps on pictures of clothes)."""
-    words = dict(vocab_size=2_048, codebook_size=128, text_length=16, kernel_size=3)
+    sizes = {"vq_vae": (2_500, 32), "small": (600, 64), "dvae": (6_000, 64), "full": (6_000, 64), "smoke": (2, 8)}
+    steps, batch = sizes[size]
+    decoder = dict(name="dalle_tiny", vocab_size=2_048, codebook_size=128, text_length=16, kernel_size=3)
     text_to_image = dict(name="text_to_image", network="dvae")
-    vae = dict(name="discrete_vae", beta=0.1, temperature=0.5)
-    codes = dict(name="dalle_dvae", codebook_size=128)
-    trained = dict(dvae=dict(weights="runs/vq_vae_emoji" if size == "small" else "runs/dvae_emoji"))
-    steps, batch, model, objective, data, frozen = {
-        "dvae": (6_000, 64, codes | dict(hidden_size=64, first_size=64), vae, EMOJI, {}),
-        "full": (
-            *(
-                6_000,
-                64,
-                dict(name="dalle_tiny", hidden_size=384, mlp_size=1536, num_layers=12, num_heads=6, grid=4) | words,
-            ),
-            *(text_to_image, EMOJI, trained),
+    model, objective, data, frozen = {
+        "dvae": (
+            dict(name="dalle_dvae", codebook_size=128, hidden_size=64, first_size=64),
+            dict(name="discrete_vae", beta=0.1, temperature=0.5),
+            *(EMOJI, {}),
         ),
         "vq_vae": (
-            *(2_500, 32, dict(name="vq_vae", hidden_size=48, codebook_size=128, latent_size=16)),
-            *(dict(name="vector_quantized"), EMOJI, {}),
+            dict(name="vq_vae", hidden_size=48, codebook_size=128, latent_size=16),
+            dict(name="vector_quantized"),
+            *(EMOJI, {}),
+        ),
+        "full": (
+            decoder | dict(hidden_size=384, mlp_size=1536, num_layers=12, num_heads=6, grid=4),
+            *(text_to_image, EMOJI, dict(dvae=dict(weights="runs/dvae_emoji"))),
         ),
         "small": (
-            *(
-                600,
-                64,
-                dict(name="dalle_tiny", hidden_size=96, mlp_size=384, num_layers=4, num_heads=3, grid=8) | words,
-            ),
-            *(text_to_image, EMOJI, trained),
+            decoder | dict(hidden_size=96, mlp_size=384, num_layers=4, num_heads=3, grid=8, dropout_rate=0.1),
+            *(text_to_image, EMOJI, dict(dvae=dict(weights="runs/vq_vae_emoji"))),
         ),
         "smoke": (
-            *(2, 8, dict(name="dalle_tiny", text_length=8, grid=4, vocab_size=32), text_to_image),
-            dict(name="fashion_mnist_captions"),
+            dict(name="dalle_tiny", text_length=8, grid=4, vocab_size=32),
+            *(text_to_image, dict(name="fashion_mnist_captions")),
             dict(dvae=dict(model=dict(name="dalle_dvae_tiny", channels=1))),
         ),
     }[size]
