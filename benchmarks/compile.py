@@ -14,32 +14,19 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ours
 import table
 import train_step
 
-from deepmodels import models, objectives, tuning
-from deepmodels.training.optimizer import make_optimizer
-from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step
+from deepmodels import tuning
 
 COLUMNS = ("model", "batch", "hlo lines", "lower s", "compile s", "peak bytes", "jax", "cpu", "date")
 
 
 def lower(subject: train_step.Subject) -> jax.stages.Lowered:
     """Returns the lowered training step of a subject."""
-    model = models.create(subject.model, **subject.arguments)
-    inputs, batch = ours.make_batch(model, subject._asdict())
-    optimizer, _ = make_optimizer(dict(name="momentum", momentum=0.9, learning_rate=1e-3), 1_000)
-    variables = dict(jax.eval_shape(model.init, jax.random.key(0), *(x[:1] for x in inputs)))
-    params, players = variables.pop("params"), getattr(model, "players", ())
-    opt_state = {name: jax.eval_shape(optimizer.init, {name: params[name]}) for name in players}
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), params, variables, opt_state or jax.eval_shape(optimizer.init, params)
-    )
-    make = make_adversarial_step if players else make_train_step
-    step = make(model, objectives.create(**subject.objective), optimizer, seed=0)
-    return jax.jit(step, donate_argnums=0).lower(state, batch)
+    step, init, batch = ours.make_step(subject._asdict())
+    return step.lower(jax.eval_shape(init), batch)
 
 
 def needed_bytes(memory) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,18 +20,8 @@ def start(arguments: list[str]):
     subject, tuned = json.loads(arguments[0]), arguments[1] == "tuned"
     if tuned:
         tuning.keep_memory()
-    model = models.create(subject["model"], **subject["arguments"])
-    inputs, batch = make_batch(model, subject)
-    optimizer, _ = make_optimizer(dict(name="momentum", momentum=0.9, learning_rate=1e-3), 1_000)
-    objective = objectives.create(**subject["objective"])
-    variables = dict(jax.jit(model.init)(jax.random.key(0), *(x[:1] for x in inputs)))
-    params = variables.pop("params")
-    players = getattr(model, "players", ())
-    opt_state = {name: optimizer.init({name: params[name]}) for name in players} or optimizer.init(params)
-    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, variables, opt_state)
-    batch = jax.device_put(batch)
-    make = make_adversarial_step if players else make_train_step
-    train_step = jax.jit(make(model, objective, optimizer, seed=0), donate_argnums=0)
+    train_step, init, batch = make_step(subject)
+    state, batch = jax.jit(init)(), jax.device_put(batch)
     train_step = train_step.lower(state, batch).compile(tuning.compiler_options() if tuned else None)
 
     def step() -> None:
@@ -39,6 +30,24 @@ def start(arguments: list[str]):
         jax.block_until_ready((state, metrics))
 
     return step, {"version": f"jax {jax.__version__}", "python": sys.version.split()[0]}
+
+
+def make_step(subject: dict[str, Any]) -> tuple[Any, Callable[[], TrainState], dict[str, np.ndarray]]:
+    """Returns a subject's step, to be lowered, a function that makes its first state, and its batch."""
+    model = models.create(subject["model"], **subject["arguments"])
+    inputs, batch = make_batch(model, subject)
+    optimizer, _ = make_optimizer(dict(name="momentum", momentum=0.9, learning_rate=1e-3), 1_000)
+    players = getattr(model, "players", ())
+
+    def init() -> TrainState:
+        variables = dict(model.init(jax.random.key(0), *(x[:1] for x in inputs)))
+        params = variables.pop("params")
+        opt_state = {name: optimizer.init({name: params[name]}) for name in players} or optimizer.init(params)
+        return TrainState(jax.numpy.zeros((), jax.numpy.int32), params, variables, opt_state)
+
+    make = make_adversarial_step if players else make_train_step
+    step = make(model, objectives.create(**subject["objective"]), optimizer, seed=0)
+    return jax.jit(step, donate_argnums=0), init, batch
 
 
 def make_batch(model: nn.Module, subject: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:

@@ -173,9 +173,9 @@ class VQVAE(nn.Module):
 
     The call takes images (B, H, W, C), H and W divisible by 4, and returns a dict of "latent" (B, H / 4, W / 4, D),
     what the encoder gives, "code_logits" (B, H / 4, W / 4, N), how near the entries are to it, "quantized", the
-    nearest, and "reconstruction" (B, H, W, C). The gradient of
-    the reconstruction goes to the latent past the quantisation, equation 3's straight-through estimator; none of it
-    reaches the codebook, which `objectives.vector_quantized` teaches. Raises ShapeError if images don't fit.
+    nearest, and "reconstruction" (B, H, W, C). The gradient of the reconstruction goes to the latent past the
+    quantisation, equation 3's straight-through estimator; none of it reaches the codebook, which
+    `objectives.vector_quantized` teaches. Raises ShapeError if images don't fit.
 
     Attributes:
       hidden_size: channels of all convolutions.

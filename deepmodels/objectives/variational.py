@@ -73,7 +73,7 @@ def elbo(
     dtype = _at_least_float32(image.dtype)
     outputs = {name: value.astype(dtype) for name, value in outputs.items()}
     rows = (*outputs["reconstruction"].shape[:-3], -1)
-    # XLA's CPU back end loops over the last axis, which of pixels of one channel would be one number long
+    # by rows of pixels: the last axis of images of one channel is one number long
     target = jnp.broadcast_to(image.astype(dtype), outputs["reconstruction"].shape).reshape(rows)
     if likelihood == "bernoulli":
         nats = optax.sigmoid_binary_cross_entropy(outputs["logits"].reshape(rows), target)

@@ -18,6 +18,7 @@ from deepmodels import trees
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError
 from deepmodels.training import experiment
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
+from deepmodels.training.optimizer import SCHEDULES
 from deepmodels.training.workdir import provenance
 from deepmodels.trees import PyTree
 
@@ -119,7 +120,7 @@ def _of(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
         raise ConfigError(f"a certificate takes an even number of steps, half before the kill, got {steps!r}")
     config = json.loads(configs.to_json(configs.complete(config)))
     schedule = config["optimizer"].get("schedule")
-    if isinstance(schedule, dict) and schedule.get("name") in ("cosine", "linear", "one_cycle"):
+    if isinstance(schedule, dict) and schedule.get("name") in SCHEDULES:  # plateau has no length
         schedule.setdefault("steps", config["steps"])  # or it would end with the few steps of these runs
     config |= {"steps": steps, "keep": {"last": 2}, "early_stopping": None, "decode": None, "sinks": ()}
     config["every"] |= {"evaluate": steps // 2, "checkpoint": steps // 2}

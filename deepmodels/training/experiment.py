@@ -171,9 +171,8 @@ def pretrained(x: Experiment) -> dict[str, jax.Array]:
     section = dict(x.config.init)
     weights = section.pop("weights")
     section["cast"] |= x.config.precision == "float64"  # no weights circulate in it
-    places = of_model(x.abstract.variables)
-    params = four_bits.unpack(x.abstract.params, places.pop(four_bits.COLLECTION, {}))
-    places = {"params": lora.without(params), **places}
+    places = four_bits.whole({"params": x.abstract.params, **of_model(x.abstract.variables)})
+    places["params"] = lora.without(places["params"])
     others = x.abstract.variables.get(FROZEN, {})
     slots = trees.flatten(places | {FROZEN: others})
     arrays = frozen.pretrained(x.config, others)

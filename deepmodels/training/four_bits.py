@@ -92,6 +92,12 @@ def unpack(params: PyTree, packed: PyTree) -> PyTree:
     return params | {name: unpack(params.get(name, {}), branch) for name, branch in packed.items()}
 
 
+def whole(variables: PyTree) -> PyTree:
+    """Returns a model's variables, {"params": ..., ...}, with its packed kernels among the parameters; see `unpack`."""
+    others = {name: tree for name, tree in variables.items() if name != COLLECTION}
+    return others | {"params": unpack(variables["params"], variables.get(COLLECTION, {}))}
+
+
 @contextlib.contextmanager
 def using(packed: PyTree | None) -> Iterator[None]:
     """Calls dense layers whose kernels are packed with them; the packed ones are among the model's variables.

@@ -234,10 +234,10 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
     """
     x = experiment.make(read_config(workdir))
     state = _restored(x, Path(workdir), step)
-    variables = of_model(state.variables)
     params = averaged_params(state.params, state.opt_state)
-    params = lora.merge(four_bits.unpack(params, variables.pop(four_bits.COLLECTION, {})))
-    return x.model, {"params": params, **variables}, getattr(x.sources["train"], "tokenizer", None)
+    variables = four_bits.whole({"params": params, **of_model(state.variables)})
+    variables["params"] = lora.merge(variables["params"])
+    return x.model, variables, getattr(x.sources["train"], "tokenizer", None)
 
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
@@ -402,9 +402,7 @@ def _origins(x: Experiment, given: Mapping[str, jax.Array]) -> list[str]:
     ]
     if x.config.init.weights is None:
         return lines
-    variables = of_model(x.abstract.variables)
-    params = four_bits.unpack(x.abstract.params, variables.pop(four_bits.COLLECTION, {}))
-    leaves = trees.flatten({"params": params, **variables})
+    leaves = trees.flatten(four_bits.whole({"params": x.abstract.params, **of_model(x.abstract.variables)}))
     given = {name: leaf for name, leaf in given.items() if name in leaves}
     new = [f"{name.partition('/')[2]} {list(leaf.shape)}" for name, leaf in leaves.items() if name not in given]
     return [

@@ -31,10 +31,23 @@ import numpy as np
 DOCS = Path(__file__).parents[2] / "docs" / "trust.md"
 BEGIN, END = "<!-- made by tests/chaos/run.py -->", "<!-- until here -->"
 KEPT = 3  # steps
+
+
+def _flipped(raw: bytes, rng: np.random.Generator) -> bytes:
+    changed = bytearray(raw)
+    changed[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
+    return bytes(changed)
+
+
+def _zeroed(raw: bytes, rng: np.random.Generator) -> bytes:
+    begin = int(rng.integers(max(1, len(raw) - 4096)))
+    return raw[:begin] + bytes(min(4096, len(raw) - begin)) + raw[begin + 4096 :]
+
+
 DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
-    "flip": lambda raw, rng: _flipped(raw, rng),
+    "flip": _flipped,
     "truncate": lambda raw, rng: raw[: rng.integers(len(raw))],
-    "zero": lambda raw, rng: _zeroed(raw, rng),
+    "zero": _zeroed,
     "delete": lambda raw, rng: None,
 }
 
@@ -181,17 +194,6 @@ def _after_damage(workdir: Path, abstract, name: Path, raw: bytes | None) -> str
         return "what was damaged isn't there any more"
     named = any("checkpoint of step 3 is damaged" in line for line in restored.warnings)
     return "set aside, the step before used" if step == 2 and named else f"step {step}, {restored.warnings}"
-
-
-def _flipped(raw: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(raw)
-    changed[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
-
-
-def _zeroed(raw: bytes, rng: np.random.Generator) -> bytes:
-    begin = int(rng.integers(max(1, len(raw) - 4096)))
-    return raw[:begin] + bytes(min(4096, len(raw) - begin)) + raw[begin + 4096 :]
 
 
 def table(outcomes: list[Outcome]) -> str:

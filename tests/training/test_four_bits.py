@@ -1,5 +1,6 @@
 """QLoRA: packed kernels are the nearest codes, models compute with them, and a run trains beside them."""
 
+import adapters
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,6 @@ from deepmodels import models, training, trees
 from deepmodels.errors import ConfigError
 from deepmodels.training import four_bits, lora
 from deepmodels.training.step import bind
-from deepmodels.weights import files
-from deepmodels.weights.convert import from_ours, same_names
 
 pytest.importorskip("qwix")
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 7)), jnp.int32)
@@ -89,16 +88,7 @@ def test_what_cant_be_packed_is_refused(gpt):
 def test_a_run_trains_beside_packed_kernels(gpt, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]])
     _, params, *_ = gpt
-    files.write(tmp_path / "base.safetensors", from_ours({"params": params}, same_names({"params": params})))
-    (tmp_path / "text.txt").write_text("the house of the people " * 40)
-    config = {
-        "steps": 4, "model": {"name": "gpt_tiny", **SIZES}, "objective": {"name": "language_modelling"},
-        "init": {"weights": str(tmp_path / "base.safetensors")},
-        "data": {"name": "text", "path": str(tmp_path / "text.txt"), "tokenizer": "characters", "batch_size": 8,
-                 "max_length": 8, "test_share": 0.2},
-        "optimizer": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
-        "lora": {"rank": 2, "quantize": PATTERN}, "every": {"log": 2, "evaluate": 4, "checkpoint": 2},
-    }  # fmt: skip
+    config = adapters.config(tmp_path, {"name": "gpt_tiny", **SIZES}, params, {"rank": 2, "quantize": PATTERN})
     result = deepmodels.train(config, tmp_path / "run")
     _, expected = four_bits.pack(params, PATTERN)
     for name, leaf in trees.flatten(expected).items():

@@ -2,6 +2,7 @@
 
 import json
 
+import adapters
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,6 @@ from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.training import experiment, lora
 from deepmodels.training.step import bind
 from deepmodels.weights import files
-from deepmodels.weights.convert import from_ours, same_names
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 7)), jnp.int32)
 PATTERN = ".*attention/(query|value)|.*dense1"
@@ -106,20 +106,11 @@ def test_less_than_a_hundredth_of_gpt2_trains():
 @pytest.fixture
 def base(tmp_path, gpt):
     _, params, _, _ = gpt
-    files.write(tmp_path / "base.safetensors", from_ours({"params": params}, same_names({"params": params})))
-    return {
-        "steps": 4, "model": {"name": "gpt_tiny"}, "objective": {"name": "language_modelling"},
-        "init": {"weights": str(tmp_path / "base.safetensors")},
-        "data": {"name": "text", "path": str(tmp_path / "text.txt"), "tokenizer": "characters", "batch_size": 8,
-                 "max_length": 8, "test_share": 0.2},
-        "optimizer": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
-        "lora": {"rank": 2, "pattern": PATTERN}, "every": {"log": 2, "evaluate": 4, "checkpoint": 2},
-    }  # fmt: skip
+    return adapters.config(tmp_path, {"name": "gpt_tiny"}, params, {"rank": 2, "pattern": PATTERN})
 
 
 def test_a_run_trains_adapters_and_leaves_the_rest_bit_by_bit(base, gpt, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]])
-    (tmp_path / "text.txt").write_text("the house of the people " * 40)
     result = deepmodels.train(base, tmp_path / "run")
     _, params, _, _ = gpt
     trained, before = trees.flatten(result.state.params), trees.flatten(params)
