@@ -13,9 +13,11 @@ from deepmodels.parallel.mesh import (
     shares,
 )
 from deepmodels.parallel.rules import RULES, part_bytes, shardings, shardings_like
+from deepmodels.parallel.watchdog import alive
 
 __all__ = [
     "RULES",
+    "alive",
     "batch_sharding",
     "check_batch_size",
     "describe_mesh",

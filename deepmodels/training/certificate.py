@@ -1,6 +1,5 @@
 """A certificate that a config's training goes on, after a kill, exactly as if nothing had happened."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -10,11 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from deepmodels import config as configs
-from deepmodels import trees
+from deepmodels import integrity
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError
 from deepmodels.training import experiment
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
@@ -88,7 +84,7 @@ def certify(config: Mapping[str, Any], workdir: str | Path, *, steps: int = 20) 
         same=not (differing := differences(*states.values())),
         steps=steps,
         killed_after=saved[-1],
-        sha256={name: sha256(state) for name, state in states.items()},
+        sha256={name: integrity.sha256(state) for name, state in states.items()},
         differing=differing,
         provenance=provenance(),
         config=json.loads(configs.to_json(config)),
@@ -97,20 +93,11 @@ def certify(config: Mapping[str, Any], workdir: str | Path, *, steps: int = 20) 
     return found
 
 
-def sha256(state: PyTree) -> str:
-    """Returns the SHA-256, in hexadecimal, of the names, dtypes, shapes and bits of all of a state's leaves."""
-    total = hashlib.sha256()
-    for name, leaf in sorted(_leaves(state).items()):
-        total.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
-
-
 def differences(one: PyTree, other: PyTree) -> list[str]:
     """Returns the names of the leaves that only one of two states has, or that differ in dtype, shape or a bit."""
-    one, other = _leaves(one), _leaves(other)
+    one, other = integrity.leaves(one), integrity.leaves(other)
     names = one.keys() & other.keys()
-    equal = {name for name in names if sha256({"": one[name]}) == sha256({"": other[name]})}
+    equal = {name for name in names if integrity.sha256({"": one[name]}) == integrity.sha256({"": other[name]})}
     return sorted((one.keys() | other.keys()) - equal)
 
 
@@ -150,11 +137,3 @@ def _state(workdir: Path, abstract: PyTree, step: int) -> PyTree:
     restored = checkpoints.restore(abstract, step)
     checkpoints.close()
     return restored.state
-
-
-def _leaves(state: PyTree) -> dict[str, np.ndarray]:
-    def plain(leaf: Any) -> np.ndarray:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return {name: plain(leaf) for name, leaf in trees.flatten(state).items()}

@@ -45,6 +45,7 @@ class TrainingError(DeepModelsError):
     """Training can't go on: the loss isn't finite, say."""
 
     exit_code = 77  # starting it again as it is would end here again
+    everywhere = True
 
 
 class Result(NamedTuple):
@@ -311,6 +312,7 @@ class Meter:
           TrainingError: the loss of one isn't finite, or its gradient, which the parameters after it have met.
         """
         self._pending = jax.device_get(self._pending)
+        parallel.alive()
         self._free = time.monotonic()
         for number, metrics in self._pending:
             for name, what in {"loss": "loss", "grad_norm": "gradient's norm"}.items():

@@ -15,6 +15,7 @@ class Preempted(DeepModelsError):
     """A run was asked to leave, and has saved; the same command goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers requeue on it
+    everywhere = True
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def preemptible() -> Iterator[Callable[[int], bool]]:
     Of several processes JAX tells all at the same step, some steps after any of them got the signal. Of one by itself a
     second SIGTERM ends it at once, as does any where Python takes no signals: outside the main thread.
     """
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():  # which takes the signal over, of one process too
         yield multihost_utils.reached_preemption_sync_point
         return
     if threading.current_thread() is not threading.main_thread():

@@ -13,3 +13,11 @@ def test_no_checkpoint_is_lost_or_wrong(trials):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
     assert result.stdout.count(f"| {trials} |") == 2
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_end_with_the_same_bits():
+    """pytest -m slow tests/chaos -k together"""
+    command = [sys.executable, Path(__file__).with_name("processes.py"), "--no-docs", "--trials=6", "--seed=1"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr[-4000:]
