@@ -467,7 +467,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", info, "Show a model layer by layer, with shapes, parameters and FLOPs.")
     sub.add_argument("name", help="as `deepmodels list` prints it")
     sub.add_argument("--depth", type=int, help="levels of submodules to show")
-    sub.add_argument("--mesh", metavar="AXES", help="where each parameter lives instead: data=2,fsdp=4,tensor=2")
+    sub.add_argument(
+        "--mesh", metavar="AXES", help="where each parameter lives instead: data=2,fsdp=4,tensor=2,expert=2 ..."
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command("estimate", estimate, "Say what training takes per device, by compiling its step for a mesh.")

@@ -22,7 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
     "compile": "jit",  # or pmap: pure data parallelism only
-    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    # devices by axis, see docs/meshes.md; -1 for one takes what the others leave
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1},
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
     "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},

@@ -63,7 +63,9 @@ class PmapStep:
     def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
         """Keeps the step, which averages its gradients over `axis_name`; `compile` does the work."""
         if mesh.size != mesh.shape["data"]:
-            raise ConfigError(f"config.compile='pmap' is for pure data parallelism, the mesh is {dict(mesh.shape)}")
+            raise ConfigError(
+                f"config.compile='pmap' is for pure data parallelism, the mesh is {parallel.written(mesh.shape)}"
+            )
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
         self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}

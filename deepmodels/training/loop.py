@@ -386,10 +386,10 @@ def _check_metrics(x: Experiment) -> None:
 
 def _headline(x: Experiment) -> str:
     sizes = ", ".join(f"{len(source):,} {split}" for split, source in x.sources.items())
-    mesh = " x ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items())
     return (
         f"{x.config.model.name}: {trees.count(x.abstract.params):,} parameters; {x.config.data.name}: {sizes}; "
-        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {mesh}; {x.config.precision}"
+        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {parallel.written(x.mesh.shape)}; "
+        f"{x.config.precision}"
     )
 
 
@@ -500,7 +500,7 @@ def _report(
             "parameters": table.parameters,
             "examples per second": f"{np.median(rates):,.0f}" if rates else "-",
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
+            "mesh": parallel.written(x.mesh.shape),
         },
     )
 
