@@ -80,7 +80,7 @@ def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     if options.gather:
         if overrides or options.space or options.values:
-            raise ConfigError("--gather looks at the trials there are, and takes no values: --workdir, --metric, --mode")
+            raise ConfigError("--gather looks at the trials that are there: it takes --workdir, --metric and --mode")
         trials = training.gather(options.workdir, metric=options.metric, mode=options.mode)
     else:
         if options.config is None:

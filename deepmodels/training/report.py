@@ -317,7 +317,7 @@ def draw_attention(looks: Sequence[tuple[Sequence[str], Sequence[str], np.ndarra
 def draw_sweep(
     metric: str, values: Sequence[float], parameters: Mapping[str, Sequence[Any]], logarithmic: Collection[str] = ()
 ) -> "Figure":
-    """Returns a figure with a panel for each parameter of a sweep, and in it a point for each trial, the first the best.
+    """Returns a figure with a panel for each parameter of a sweep, a point in it for each trial; the first is the best.
 
     Args:
       metric: name of what is compared.

@@ -3,7 +3,6 @@
 A sweep's folder has a run's folder for each trial, `trial-0000` and on, and what came of all: sweep.csv and sweep.png.
 """
 
-import ast
 import contextlib
 import csv
 import itertools
@@ -168,7 +167,7 @@ def propose(
         ranges = [path for path, values in space.items() if isinstance(values, Range)]
         if ranges:
             raise ConfigError(
-                f"{ranges[0]}: a grid takes points of a range, as in log:1e-4:1e-1:4, or choose the method random or tpe"
+                f"{ranges[0]}: a grid takes points of a range, as in log:1e-4:1e-1:4; random and tpe draw from one"
             )
         if trials is not None:
             raise ConfigError("trials: a grid has as many as there are combinations, leave it out")
@@ -260,7 +259,7 @@ def sweep(
     chosen, mode = _checked(config, overrides, space, metric, mode)
     shares = _shares(environment, jobs)
     if slurm and method == "tpe":
-        raise ConfigError("an array of Slurm's starts all trials at once, and tpe chooses by the results: grid or random")
+        raise ConfigError("Slurm starts all trials of an array at once, and tpe chooses by results: grid or random")
     rounds = propose(space, method=method, trials=trials, seed=seed, jobs=jobs, mode=mode)
     proposed = next(rounds)
     record = {
@@ -347,7 +346,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: {error}") from error
 
 
-def _parsed(space: Mapping[str, Any], config: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, tuple | Range]:
+def _parsed(space: Mapping[str, Any], config: Mapping[str, Any], overrides: Mapping[str, str]) -> Space:
     if not space:
         raise ConfigError("a sweep needs values to try: --sweep.optimizer.learning_rate=1e-3,1e-2")
     parsed = {}
@@ -434,8 +433,8 @@ def _check_replayed(workdir: Path, trials: Sequence[Trial]) -> None:
             then, now = json.loads(path.read_text())["parameters"], json.loads(json.dumps(trial.parameters))
             if then != now:
                 raise ConfigError(
-                    f"{path} was made with {then}, and now it would be {now}: another version of what draws the values, "
-                    "or results that have changed since. Choose another workdir"
+                    f"{path} was made with {then}, and now it would be {now}: another version of what draws them, or "
+                    "results that have changed since. Choose another workdir"
                 )
 
 
