@@ -15,7 +15,7 @@ from pathlib import Path
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 VOLUMES = ("configMap", "emptyDir", "hostPath", "name", "persistentVolumeClaim", "secret")
-UNUSED = ("affinity", "ephemeralContainers", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "status")
+UNUSED = ("affinity", "ephemeralContainers", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 ENUMERATIONS = {
     ("FailurePolicyRule", "action"): ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"],
     ("FailurePolicy", "restartStrategy"): ["Recreate", "BlockingRecreate"],
@@ -66,6 +66,8 @@ definitions["Quantity"] = {"type": ["string", "number"]}
 volumes = definitions["Volume"]["properties"]
 definitions["Volume"]["properties"] = {name: volumes[name] for name in VOLUMES}
 root = plain(whole)
+for written_by_the_cluster in (root, definitions["PersistentVolumeClaim"]):
+    del written_by_the_cluster["properties"]["status"]
 for (name, field), values in ENUMERATIONS.items():
     (root if name == "JobSet" else definitions[name])["properties"][field]["enum"] = values
 root["required"] = ["apiVersion", "kind", "metadata", "spec"]
