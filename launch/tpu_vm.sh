@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on Cloud TPU virtual machines, which may be taken away: then it asks for others, and the run goes on.
 #   NAME=pod ZONE=us-east5-a TYPE=v5p-32 launch/tpu_vm.sh run --config=experiments/resnet50_imagenet.py --workdir=/runs/resnet50
-# A step by itself, for the same NAME and ZONE: create, install, train ARGUMENTS, logs, delete.
+# A step by itself, for the same NAME and ZONE: create, install, train ARGUMENTS, follow, logs, delete.
 #
 # NAME, ZONE, TYPE   of the TPU; TYPE is its accelerator type
 # RUNTIME            its system image: v2-alpha-tpuv5 by default, which is v5p's
@@ -13,7 +13,7 @@
 # PROJECT            gcloud's by default
 # It installs what is committed (git archive HEAD). The TPU stays, and costs, until `delete`.
 set -euo pipefail
-action=${1:?usage: NAME=... ZONE=... TYPE=... launch/tpu_vm.sh create|install|train|run|logs|delete [--config=... --workdir=...]}
+action=${1:?usage: NAME=... ZONE=... TYPE=... launch/tpu_vm.sh create|install|train|follow|run|logs|delete [--config=... --workdir=...]}
 shift
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 where=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
@@ -61,10 +61,15 @@ install() {
 # The same command on every host, which find each other, and go on if this connection doesn't. The exit code is that of
 # host 0, or 255 if the TPU is gone.
 train() {
-  local command code
+  local command
   command=$(printf ' %q' "$@")
   command="cd ~/deepmodels; .venv/bin/deepmodels train$command >>~/train.log 2>&1; echo \$? >~/exit_code"
   on all "rm -f ~/exit_code; setsid nohup bash -c $(printf %q "$command") >/dev/null 2>&1 </dev/null &"
+  follow
+}
+
+follow() {
+  local code
   while :; do
     sleep "$wait_seconds"
     code=$(on 0 'cat ~/exit_code' 2>/dev/null | tail -n 1) || code=
@@ -88,12 +93,15 @@ run() {
       SUSPENDED | FAILED) say "the TPU is gone"; installed=; "$self" delete || again "it can't be deleted" 1; continue ;;
       *) sleep "$wait_seconds"; continue ;;
     esac
-    if [ -z "$installed" ]; then
-      "$self" install || { again "the installation failed" 1; continue; }
-      installed=1
-    fi
     code=0
-    "$self" train "$@" || code=$?
+    if [ -z "$installed" ] && on 0 "pgrep -f '[.]venv/bin/deepmodels train'" >/dev/null 2>&1; then
+      say "a run is under way there"
+      "$self" follow || code=$?
+    else
+      [ -n "$installed" ] || "$self" install || { again "the installation failed" 1; continue; }
+      installed=1
+      "$self" train "$@" || code=$?
+    fi
     case $code in
       0) say "done: $0 delete gives the TPU back"; return 0 ;;
       75) say "the run was asked to leave, and saved" ;;
@@ -104,7 +112,7 @@ run() {
 }
 
 case $action in
-  create | install | train | run | delete) "$action" "$@" ;;
+  create | install | train | follow | run | delete) "$action" "$@" ;;
   logs) on 0 'tail -n 50 train.log' ;;
-  *) echo "unknown action $action: create, install, train, run, logs or delete" >&2; exit 2 ;;
+  *) echo "unknown action $action: create, install, train, follow, run, logs or delete" >&2; exit 2 ;;
 esac

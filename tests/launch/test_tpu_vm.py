@@ -17,6 +17,7 @@ case "$*" in
   *describe*) state=$(next states); [ -n "$state" ] && [ "$state" != NONE ] && echo "$state" || exit 1 ;;
   *"cat ~/exit_code"*) code=$(next codes); [ -n "$code" ] && echo "$code" || exit 1 ;;
   *"pip install"*) [ ! -e uninstallable ] ;;
+  *pgrep*) [ -e underway ] && rm underway ;;
 esac
 """
 
@@ -65,6 +66,18 @@ def test_a_run_without_disturbance(run):
     assert ".[tpu,text]" in install
     (train,) = (call for call in calls if "setsid" in call)
     assert "--worker=all" in train
+
+
+def test_a_run_that_is_under_way_is_followed(run, tmp_path):
+    """As after a connection that ended; if it then fails, it is installed and started as ever."""
+    (tmp_path / "underway").write_text("")
+    code, calls, said = run(*TRAIN, states=["ACTIVE"] * 10, codes=["", "0"])
+    assert code == 0, said
+    assert what(calls) == []
+    (tmp_path / "underway").write_text("")
+    (tmp_path / "calls.txt").unlink()
+    code, calls, said = run(*TRAIN, states=["ACTIVE"] * 10, codes=["1", "0"])
+    assert (code, what(calls)) == (0, ["copy", "install", "train"]), said
 
 
 def test_every_host_gets_the_arguments_as_they_were_given(run, tmp_path):
