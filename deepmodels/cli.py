@@ -98,15 +98,16 @@ def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
             jobs=options.jobs,
             slurm=options.slurm,
             environment=environment,
-            say=(lambda _: None) if options.json else print,
+            **({"say": lambda _: None} if options.json else {}),
         )
     folder = Path(options.workdir)
     if options.slurm and not options.gather:
-        commands = folder / "commands.txt"
-        count = len(commands.read_text().splitlines())
-        print(f"{commands}: {count} trials" if count else "all trials are done: --gather")
-        if count:
-            print(f"sbatch --array=1-{count}%{options.jobs} launch/slurm.sbatch {shlex.quote(str(commands))}")
+        commands, lines = shlex.quote(str(folder / "commands.txt")), sweeps.array(trials)
+        print(
+            f"sbatch --nodes=1 --array={lines}%{options.jobs} launch/slurm.sbatch {commands}"
+            if lines
+            else "all trials are done: --gather"
+        )
         return
     metric = options.metric or sweeps.read(folder)["metric"]
     names = list(trials[0].parameters)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,12 +223,13 @@ def sweep(
     jobs: int = 1,
     slurm: bool = False,
     environment: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
 ) -> list[Trial]:
     """Trains a config with many values of a few of its keys, or goes on where an earlier start of the sweep stopped.
 
     Each trial is `deepmodels train` in a process and a folder of its own. What is done stays, and so does what has
-    diverged; what failed otherwise or was interrupted starts again. All values are checked before anything starts.
+    diverged; what failed otherwise or was interrupted starts again. All values are checked before anything starts,
+    on the first device of this process: with JAX_PLATFORMS=cpu, as the command has it, it leaves a GPU to the trials.
 
     Args:
       config: an experiment's file, "experiments/lenet5_fashion.py:smoke".
@@ -240,7 +242,7 @@ def sweep(
       metric: by which trials are compared; by default the loss of the validation split, or of test without one.
       mode: min or max; by default min for a loss or a perplexity, and an error otherwise.
       jobs: trials at a time. If CUDA_VISIBLE_DEVICES names several devices, they are dealt out.
-      slurm: writes commands.txt, a line for each trial that isn't done, and starts nothing.
+      slurm: writes commands.txt, a line for each trial, and starts nothing; see `array`.
       environment: of the trials, os.environ by default.
       say: is told, in a line, what starts and ends.
 
@@ -287,7 +289,7 @@ def sweep(
                     _write_commands(workdir, record, started)
                 else:
                     # what tpe chose next depends on what has failed, which then stays so
-                    again = not _folder(workdir, len(found) + len(started)).exists()
+                    again = method != "tpe" or not _folder(workdir, len(found) + len(started)).exists()
                     _run(workdir, record, started, jobs, shares, environment, again, say)
                 found += [_read(workdir, trial, chosen) for trial in started]
                 proposed = rounds.send([trial.value for trial in found[-len(started) :]])
@@ -329,6 +331,13 @@ def gather(workdir: str | Path, *, metric: str | None = None, mode: str | None =
         figure = draw_sweep(record["metric"], [trial.value for trial in done], columns, logarithmic)
         figure.savefig(workdir / "sweep.png", dpi=DPI, facecolor="white")
     return trials
+
+
+def array(trials: Sequence[Trial]) -> str:
+    """Returns which lines of commands.txt aren't done, as Slurm's `--array` takes them: "1,4-7", or "" for none."""
+    lines = sorted(trial.number + 1 for trial in trials if trial.state not in ("done", "diverged"))
+    runs = [[line for _, line in group] for _, group in itertools.groupby(enumerate(lines), lambda it: it[1] - it[0])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
@@ -476,8 +485,7 @@ def _text(value: Any) -> str:
 
 
 def _write_commands(workdir: Path, record: Mapping[str, Any], trials: Sequence[Trial]) -> None:
-    waiting = [trial for trial in trials if _read(workdir, trial, record["metric"]).state != "done"]
-    lines = [shlex.join(["deepmodels", *_arguments(workdir, record, trial)]) for trial in waiting]
+    lines = [shlex.join(["deepmodels", *_arguments(workdir, record, trial)]) for trial in trials]
     (workdir / "commands.txt").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -252,12 +252,12 @@ def test_a_second_start_goes_on(spec, fake):
 def test_tpe_goes_on_with_the_trials_it_would_have_chosen(spec, fake, tmp_path):
     pytest.importorskip("optuna")
     space = {"optimizer.learning_rate": "log:1e-4:1e-1"}
-    arguments = dict(method="tpe", trials=13, seed=1, say=lambda _: None)
+    arguments = dict(method="tpe", trials=11, seed=1, say=lambda _: None)
     whole = sweep(spec, tmp_path / "whole", space, **arguments)
-    sweep(spec, fake, space, **arguments | {"trials": 11})
+    sweep(spec, fake, space, **arguments | {"trials": 9})
     assert sweep(spec, fake, space, **arguments) == whole
-    assert starts(fake) == [1] * 13
-    (fake / "trial-0012" / "trial.json").write_text(json.dumps({"parameters": {"optimizer.learning_rate": 0.5}}))
+    assert starts(fake) == [1] * 11
+    (fake / "trial-0010" / "trial.json").write_text(json.dumps({"parameters": {"optimizer.learning_rate": 0.5}}))
     with pytest.raises(ConfigError, match="another version"):
         sweep(spec, fake, space, **arguments)
 
@@ -285,10 +285,11 @@ def test_sigterm_has_the_trials_save(spec, fake):
     assert starts(fake) == [1, 2, 1]
 
 
-def test_an_array_of_slurm_is_what_is_left_to_do(spec, fake):
+def test_an_array_of_slurm_is_what_is_left_to_do(spec, fake, capsys):
     space = {"optimizer.learning_rate": "1e-4,1e-3", "model.name": "lenet_tiny,lenet5"}
     sweep(spec, fake, space, slurm=True, overrides={"data.mean": "(0.25,)"})
     lines = (fake / "commands.txt").read_text().splitlines()
+    assert len(lines) == 4
     command, name, spec_argument, workdir, *rest = shlex.split(lines[1])
     assert (command, name, spec_argument) == ("deepmodels", "train", f"--config={spec}")
     assert workdir == f"--workdir={fake / 'trial-0001'}"
@@ -299,9 +300,22 @@ def test_an_array_of_slurm_is_what_is_left_to_do(spec, fake):
     (fake / "trial-0002").mkdir()
     (fake / "trial-0002" / "metrics.jsonl").write_text('{"step": 6, "validation/loss": 1.5}\n')
     (fake / "trial-0002" / "report.html").write_text("")
-    sweep(spec, fake, space, slurm=True, overrides={"data.mean": "(0.25,)"})
-    assert "trial-0002" not in (fake / "commands.txt").read_text()
-    assert [trial.state for trial in gather(fake)] == ["done", *["unfinished"] * 3]
+    swept = [f"--sweep.{path}={values}" for path, values in space.items()]
+    again = [
+        "sweep",
+        f"--config={spec}",
+        f"--workdir={fake}",
+        *swept,
+        "--config.data.mean=(0.25,)",
+        "--slurm",
+        "--jobs=3",
+    ]
+    cli.main(again)
+    expected = f"sbatch --nodes=1 --array=1-2,4%3 launch/slurm.sbatch {fake}/commands.txt\n"
+    assert capsys.readouterr().out == expected
+    assert (fake / "commands.txt").read_text().splitlines() == lines  # a job that is queued again has its line still
+    cli.main(["sweep", f"--workdir={fake}", "--gather"])
+    assert "1 done, 3 unfinished" in capsys.readouterr().out
 
 
 def test_devices_are_dealt_out():
