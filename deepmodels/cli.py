@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
@@ -79,8 +80,6 @@ def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels.training import sweeps
 
     if options.gather:
-        if overrides or options.space or options.values:
-            raise ConfigError("--gather looks at the trials that are there: it takes --workdir, --metric and --mode")
         trials = training.gather(options.workdir, metric=options.metric, mode=options.mode)
     else:
         if options.config is None:
@@ -98,7 +97,7 @@ def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
             jobs=options.jobs,
             slurm=options.slurm,
             environment=environment,
-            **({"say": lambda _: None} if options.json else {}),
+            say=(lambda _: None) if options.json else partial(print, flush=True),
         )
     folder = Path(options.workdir)
     if options.slurm and not options.gather:
@@ -113,7 +112,7 @@ def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     names = list(trials[0].parameters)
     table = Table("trial", metric, *names, "state", box=None, header_style="bold")
     for trial in trials:
-        value = "-" if trial.value is None else f"{trial.value:.4f}"
+        value = "-" if trial.value is None else f"{trial.value:.5g}"
         parameters = (sweeps.shown(trial.parameters[name]) for name in names)
         table.add_row(str(trial.number), value, *parameters, trial.state)
     counts = collections.Counter(trial.state for trial in trials)
@@ -455,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--mode", metavar="min|max", help="which of its values are better; of a loss: min")
     sub.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
     sub.add_argument("--slurm", action="store_true", help="write a file of commands for an array, and start nothing")
-    sub.add_argument("--gather", action="store_true", help="only compare the trials there are")
+    sub.add_argument("--gather", action="store_true", help="start nothing, and compare the trials that the folder has")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.epilog = (
         "What is tried: --sweep.optimizer.learning_rate=1e-3,1e-2, or uniform:LOW:HIGH, log:LOW:HIGH, and with "

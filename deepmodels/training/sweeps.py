@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,7 +222,7 @@ def sweep(
     jobs: int = 1,
     slurm: bool = False,
     environment: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Trains a config with many values of a few of its keys, or goes on where an earlier start of the sweep stopped.
 
