@@ -516,9 +516,11 @@ def _run(
     if len(waiting) < len(trials):
         say(f"{len(trials) - len(waiting)} trials are done")
     slots, running = list(range(jobs)), {}  # slot -> trial, its process, and when it started
-    with _leaving():
+    with _terminating() as asked:
         try:
             while waiting or running:
+                if asked.is_set():
+                    raise Preempted("SIGTERM: the trials that ran have saved; the same command goes on from there")
                 while waiting and slots:
                     slot, trial = slots.pop(0), waiting.pop(0)
                     own = {} if shares is None else {"CUDA_VISIBLE_DEVICES": shares[slot]}
@@ -534,9 +536,13 @@ def _run(
         except BaseException:
             for _, process, _ in running.values():
                 process.terminate()  # it saves
-            for trial, process, _ in running.values():
-                process.wait()
-                _end(workdir, trial, process)
+            try:
+                for trial, process, _ in running.values():
+                    process.wait()
+                    _end(workdir, trial, process)
+            except KeyboardInterrupt:  # once more
+                for _, process, _ in running.values():
+                    process.kill()
             raise
 
 
@@ -546,7 +552,14 @@ def _start(workdir: Path, record: Mapping[str, Any], trial: Trial, environment: 
     _save(folder / "trial.json", {"parameters": trial.parameters})
     command = [sys.executable, "-m", "deepmodels", *_arguments(workdir, record, trial)]
     with open(folder / "log.txt", "a") as log:
-        return subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which has its trials save
+        )
 
 
 def _end(workdir: Path, trial: Trial, process: subprocess.Popen) -> None:
@@ -555,18 +568,15 @@ def _end(workdir: Path, trial: Trial, process: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
-def _leaving() -> Iterator[None]:
-    """Turns SIGTERM into Preempted, where Python takes signals."""
+def _terminating() -> Iterator[threading.Event]:
+    """Yields what SIGTERM sets, where Python takes signals."""
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
-
-    def leave(*_) -> None:
-        raise Preempted("SIGTERM: the trials that ran have saved; the same command goes on from there")
-
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
 

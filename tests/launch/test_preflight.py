@@ -137,6 +137,7 @@ def test_two_processes(tmp_path):
             f"--config={CONFIG}:smoke",
             f"--workdir={tmp_path}",
             f"--coordinator={address}",
+            "--config.data.batch_size=16",  # a row for each of both processes' devices
         ]
         processes = [
             subprocess.Popen(
