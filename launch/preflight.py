@@ -5,7 +5,7 @@
     python launch/preflight.py --config=experiments/gpt3.py:175b --workdir=/runs/gpt3 --topology=512 --hardware=h100
 
 Start it as the run will be, on all its hosts: under srun, in the JobSet, with --coordinator. The second line is for a
-machine that isn't there: the step is compiled for as many virtual CPU devices.
+machine that isn't there: the step is compiled for as many virtual CPU devices, and its workdir is left out.
 
 It looks at the config and its names, the data, the workdir (can be written, has room for the checkpoints that are kept,
 holds no other run), the devices (each computes, all reach each other), whether all processes have the same config,
@@ -65,7 +65,7 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from deepmodels.training import estimate, experiment
 
     cache.enable()
-    found = Findings()
+    here, found = options.topology is None, Findings()
     machine = None if options.hardware is None else found.look("hardware", lambda: hardware(options.hardware))
     config = found.look("config", lambda: configs.load(options.config, overrides))
     made = None
@@ -77,20 +77,22 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if made is not None:
         found.say("mesh", ", ".join(f"{axis}={size}" for axis, size in made.mesh.shape.items()))
         found.tell("data", lambda: read_records(made.sources))
-        found.tell("workdir", lambda: check_workdir(Path(options.workdir), made))
-    found.tell("devices", check_devices)
+        if here or Path(options.workdir).exists():
+            found.tell("workdir", lambda: check_workdir(Path(options.workdir), made))
+    if here:
+        found.tell("devices", check_devices)
 
-    # Only here do processes wait for each other, and all of them come here, whatever they have found.
-    found.tell("processes", lambda: agree(facts(config)))
-    found.tell("network", reach_all)
-    if found.anywhere():
+    # Only from here on do processes wait for each other, and all of them come here, whatever they have found.
+    same = found.tell("processes", lambda: agree(facts(config)))
+    if here:
+        found.tell("network", reach_all)
+    if everyones_sum(made is None or not same):
         return found.end()
     needed = found.look("step", lambda: estimate(config))
     if needed is not None:
         found.say("step", f"compiled in {needed.lower_seconds + needed.compile_seconds:.1f} s")
-        available, where = memory_of(jax.local_devices()[0], machine, options.topology is not None)
+        available, where = memory_of(jax.local_devices()[0], machine, here)
         found.tell("memory", lambda: check_memory(needed.peak_bytes, available, where))
-    found.anywhere()
     return found.end()
 
 
@@ -102,14 +104,14 @@ class Findings:
         import jax
 
         self._of = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
-        self._speaks, self._here, self._all = jax.process_index() == 0, 0, 0
+        self._speaks, self._count = jax.process_index() == 0, 0
 
     def look(self, name: str, see: Callable[[], Any]) -> Any:
         """Returns what `see` returns, or None after saying the error it raised."""
         try:
             return see()
         except Exception as error:  # whatever it is, it would end the run
-            self._here += 1
+            self._count += 1
             kind = "" if type(error).__module__ == "deepmodels.errors" else f"{type(error).__name__}: "
             print(f"--  {self._of}{name}: {kind}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
             return None
@@ -119,25 +121,27 @@ class Findings:
         if self._speaks:
             print(f"ok  {name}: {detail}", flush=True)
 
-    def tell(self, name: str, see: Callable[[], str]) -> None:
-        """Says what `see` returns, or the error it raised."""
+    def tell(self, name: str, see: Callable[[], str]) -> bool:
+        """Says what `see` returns, or the error it raised; returns whether it returned."""
         detail = self.look(name, see)
         if detail is not None:
             self.say(name, detail)
-
-    def anywhere(self) -> int:
-        """Returns how many findings all processes have, which wait for each other here."""
-        import numpy as np
-        from jax.experimental import multihost_utils
-
-        self._all = int(np.sum(multihost_utils.process_allgather(np.int32(self._here))))
-        return self._all
+        return detail is not None
 
     def end(self) -> int:
-        """Says how it ended and returns the exit code."""
+        """Says how many findings all processes have and returns the exit code."""
+        count = everyones_sum(self._count)
         if self._speaks:
-            print(f"preflight: {self._all} findings" if self._all else "preflight: nothing found", flush=True)
-        return 1 if self._all else 0
+            print(f"preflight: {count or 'nothing'} found", flush=True)
+        return 1 if count else 0
+
+
+def everyones_sum(mine: int) -> int:
+    """The sum of a number over all processes, which wait for each other here."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(np.sum(multihost_utils.process_allgather(np.int32(mine))))
 
 
 def read_records(sources: Mapping[str, Sequence]) -> str:
@@ -250,13 +254,13 @@ def reach_all() -> str:
     return f"a sum over all {total} devices"
 
 
-def memory_of(device, machine, elsewhere: bool) -> tuple[float | None, str]:
+def memory_of(device, machine, here: bool) -> tuple[float | None, str]:
     """The bytes a device of this process has free, or None where that isn't known, and how that is known."""
     import jax
 
     if machine is not None:
         return machine.memory, "its data sheet"
-    if elsewhere:
+    if not here:
         return None, "give --hardware"
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:

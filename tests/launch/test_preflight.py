@@ -3,6 +3,7 @@
 import collections
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -65,7 +66,7 @@ def test_a_wrong_config(run, arguments, name, message):
     assert set(findings) == {name}
     assert message in findings[name]
     assert "ok  step" not in out  # nothing is compiled for what can't be
-    assert out.endswith("preflight: 1 findings\n")
+    assert out.endswith("preflight: 1 found\n")
 
 
 def test_a_workdir_that_cannot_be(run, tmp_path, monkeypatch):
@@ -104,8 +105,8 @@ def test_memory_is_the_hardwares_or_the_devices(preflight):
         def memory_stats(self):
             return {"bytes_limit": 60e9, "bytes_in_use": 1e9}
 
-    assert preflight.memory_of(Device(), None, False) == (59e9, "free")
-    assert preflight.memory_of(Device(), None, True)[0] is None
+    assert preflight.memory_of(Device(), None, True) == (59e9, "free")
+    assert preflight.memory_of(Device(), None, False)[0] is None
     assert "unknown" in preflight.check_memory(10, None, "give --hardware")
 
 
@@ -156,3 +157,18 @@ def test_two_processes(tmp_path):
     codes, said = start("--config.seed=1")
     assert codes == [1, 1], said
     assert "process 1 has another config than process 0" in said[0][1]
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_not_there(tmp_path):
+    """`pytest -m slow tests/launch/test_preflight.py`: its devices are virtual, its memory the data sheet's."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"--config={CONFIG}:smoke", f"--workdir={tmp_path / 'there'}", "--topology=4",
+         "--hardware=h100", "--config.mesh.fsdp=2"],
+        capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [line[4:].partition(":")[0] for line in done.stdout.splitlines()[:-1]]
+    assert names == ["config", "mesh", "data", "processes", "step", "memory"]
+    assert "mesh: data=2, fsdp=2, tensor=1" in done.stdout
+    assert "it has 80 GB (its data sheet)" in done.stdout
