@@ -8,9 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+
+from deepmodels import training
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "launch" / "preflight.py"
@@ -23,6 +26,13 @@ def preflight():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The step isn't compiled: it needs what it says here, and takes no time."""
+    needs = types.SimpleNamespace(lower_seconds=0.0, compile_seconds=0.0, peak_bytes=2_000)
+    monkeypatch.setattr(training, "estimate", lambda config: needs)
 
 
 @pytest.fixture
@@ -69,7 +79,7 @@ def test_a_wrong_config(run, arguments, name, message):
     assert out.endswith("preflight: 1 found\n")
 
 
-def test_a_workdir_that_cannot_be(run, tmp_path, monkeypatch):
+def test_a_workdir_that_cannot_be(run, uncompiled, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     assert "is a file" in run(workdir=tmp_path / "file" / "run")[2]["workdir"]
 
@@ -91,11 +101,11 @@ def test_a_workdir_that_cannot_be(run, tmp_path, monkeypatch):
     assert "has 1 MB free, and 3 checkpoints of 740 kB need 2.22 MB" in findings["workdir"]
 
 
-def test_a_step_that_needs_more_memory_than_there_is(run, preflight, monkeypatch):
+def test_a_step_that_needs_more_memory_than_there_is(run, uncompiled, preflight, monkeypatch):
     monkeypatch.setattr(preflight, "memory_of", lambda *_: (1000.0, "free"))
     code, _, findings = run()
     assert (code, set(findings)) == (1, {"memory"})
-    assert "it has 1 kB (free)" in findings["memory"]
+    assert "2 kB of a device are needed, it has 1 kB (free)" in findings["memory"]
 
 
 def test_memory_is_the_hardwares_or_the_devices(preflight):

@@ -16,6 +16,7 @@ import pytest
 from deepmodels import cli, config, training
 from deepmodels.errors import ConfigError
 from deepmodels.training import Preempted, gather, sweep, sweeps
+from deepmodels.training.report import draw_sweep
 from deepmodels.training.sweeps import Range, parse, propose
 
 CONFIG = """
@@ -330,6 +331,20 @@ def test_values_may_be_in_a_file(spec):
         "optimizer.learning_rate": Range(1e-3, 1e-1, True),
         "model.name": ("lenet_tiny", "lenet5"),
     }
+
+
+def test_the_picture_has_a_panel_for_each_parameter():
+    parameters = {"rate": [1e-3, 1e-1, 1e-2], "name": ["b", "a", "b"], "layers": [1, 2, 3]}
+    figure = draw_sweep("validation/loss", [0.1, 0.3, 9.0], parameters, {"rate"})
+    rate, name, layers = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["rate", "name", "layers"]
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear", "linear"]
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}  # 9 would leave the others on one line
+    assert [label.get_text() for label in name.get_xticklabels()] == ["b", "a"]
+    points, best = rate.collections
+    np.testing.assert_allclose(points.get_offsets(), [[1e-3, 0.1], [1e-1, 0.3], [1e-2, 9.0]])
+    np.testing.assert_allclose(best.get_offsets(), [[1e-3, 0.1]])
+    assert layers.get_ylabel() == ""
 
 
 @pytest.mark.slow
