@@ -100,7 +100,9 @@ def parse(values: str | Sequence[Any], like: Any = None) -> tuple | Range:
         return _range(values, of_floats=isinstance(like, float))
     else:
         whole = configs.literal(values)
-        choices = tuple(whole) if isinstance(whole, list) else tuple(map(configs.literal, values.split(",")))
+        if isinstance(whole, str) and any(bracket in whole for bracket in "()[]{}"):
+            raise ConfigError(f"expected values separated by commas, or a list in Python's notation, got {values!r}")
+        choices = tuple(whole if isinstance(whole, list | tuple) else map(configs.literal, values.split(",")))
     if not choices or "" in choices:
         raise ConfigError(f"expected values separated by commas, got {values!r}")
     if len({repr(choice) for choice in choices}) < len(choices):
