@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -78,13 +79,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
       ConfigError: no such file or size, or a path that the config doesn't have.
     """
     file, _, size = spec.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = run_file(file)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file {file!r} doesn't define get_config()")
     try:
@@ -98,6 +93,22 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     config = complete(config)
     override(config, overrides or {})
     return complete(config)
+
+
+def run_file(file: str) -> ModuleType:
+    """Returns what a Python file makes when it is run.
+
+    Raises:
+      ConfigError: there is no such file; the nearest beside it is named.
+    """
+    path = Path(file)
+    if not path.is_file():
+        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
@@ -189,7 +200,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
             raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
         if key not in section and walked in ("config", "config.mesh", "config.init", "config.every", "config.keep"):
             raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
-        value, old = _literal(text), section.get(key)
+        value, old = literal(text), section.get(key)
         if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if isinstance(old, ConfigDict) and not isinstance(value, dict):
@@ -248,7 +259,8 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Returns a value from its text: a Python literal, true, false or null, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -39,7 +39,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"workdir {str(workdir)!r} can't be written: {error.strerror}") from error
-    with _alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         stored = workdir / "config.json"
         if stored.exists():
             lines = configs.differences(configs.complete(read_config(workdir)), config)
@@ -59,8 +59,12 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Locks a folder until the end, or the end of the process, however that comes."""
+def alone(workdir: Path) -> Iterator[None]:
+    """Locks a folder until the end, or the end of the process, however that comes.
+
+    Raises:
+      ConfigError: another process has it.
+    """
     with open(workdir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
