@@ -22,10 +22,11 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
     "compile": "jit",  # or pmap: pure data parallelism only
+    "deterministic": False,  # or True: the same bits each time on a GPU, and for any number of threads on a CPU; slower
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
-    "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
+    "init": {"weights": None, "source": None, "revision": None, "sha256": None, "cast": False, "fresh": None},
     # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides, "quantize": layers in 4 bits},
     # see deepmodels.training.lora and deepmodels.training.four_bits
     "lora": None,
@@ -51,6 +52,7 @@ FROZEN = {
     "model": None,  # if the weights aren't of a run
     "source": None,  # as for init
     "revision": None,
+    "sha256": None,
     "cast": False,
     "mean": None,  # that it normalises by: by default as its run did, or as its model's row says, or as this run does
     "std": None,
@@ -63,7 +65,19 @@ ADAPTIVE = {"target": 0.6, "images": 500_000}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
-FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
+FREE = (
+    "steps",
+    "mesh",
+    "compile",
+    "deterministic",
+    "every",
+    "keep",
+    "early_stopping",
+    "decode",
+    "sinks",
+    "data.threads",
+    "data.path",
+)
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -159,6 +173,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         target = result["adaptive_augment"]["target"]
         if not isinstance(target, int | float) or not -1 < target < 1:
             raise ConfigError(f"config.adaptive_augment.target: expected a mean of signs, -1 to 1, got {target!r}")
+    if not isinstance(result["deterministic"], bool):
+        raise ConfigError(f"config.deterministic is True or False, got {result['deterministic']!r}")
     if result["compile"] not in ("jit", "pmap"):
         raise ConfigError(f"config.compile is 'jit' or 'pmap', got {result['compile']!r}")
     completed = ConfigDict(result)

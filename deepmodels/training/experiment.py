@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
+from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees, tuning
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
@@ -154,7 +154,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings), freeze, networks,
+        jax.jit(init_state, out_shardings=shardings, compiler_options=compiler_options(config)), freeze, networks,
     )  # fmt: skip
 
 
@@ -210,6 +210,11 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
     return prepare
 
 
+def compiler_options(config: ConfigDict) -> dict[str, str] | None:
+    """Returns how to compile what goes along with training, where config.deterministic asks for something."""
+    return tuning.compiler_options(deterministic=True) if config.deterministic else None
+
+
 def make_step(x: Experiment, axis_name: str | None) -> Callable:
     """Returns the step that trains, of one player or of two, to be compiled.
 
@@ -250,7 +255,8 @@ def evaluating(x: Experiment, params: PyTree, variables: PyTree) -> Callable:
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    step, score = jax.jit(_evaluation_step(x)), jax.jit(_score_step(x))
+    options = compiler_options(x.config)
+    step, score = (jax.jit(make(x), compiler_options=options) for make in (_evaluation_step, _score_step))
 
     def scores(split: str, params, variables) -> tuple[np.ndarray, np.ndarray]:
         return predict(score, params, variables, evaluation_batches(x, split))

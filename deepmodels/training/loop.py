@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, Wei
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
-from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
+from deepmodels.training.checkpoint import Checkpoints, best_step, look, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
@@ -35,7 +36,7 @@ from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
 from deepmodels.training.step import TrainState, of_model
-from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
+from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config, writing
 from deepmodels.trees import PyTree
 
 _TEXTS = 12  # in the report
@@ -72,6 +73,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
       DataError: the data set is missing or damaged.
       WeightsError: the weights to start from aren't there, can't be read, or don't fit the model.
       CheckpointError: a checkpoint can't be saved, or none of those there can be read.
+      DiskError: another file of the run can't be written.
       TrainingError: the loss isn't finite.
       Preempted: SIGTERM came; the state is saved, and the same call goes on from it.
     """
@@ -119,12 +121,13 @@ def _train(
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
     sinks = []
     if jax.process_index() == 0:
-        sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
-        (workdir / "run.json").write_text(json.dumps(record, indent=2))
+        with writing(workdir):
+            sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
+            (workdir / "run.json").write_text(json.dumps(record, indent=2))
 
     compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
     places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
-    train_step = compiled(experiment.make_step(x, compiled.axis_name), x.mesh, places)
+    train_step = compiled(experiment.make_step(x, compiled.axis_name), x.mesh, places, config.deterministic)
     evaluate_on, draw = judging.judged(x, experiment.make_evaluation(x)), make_pictures(x)
     state = train_step.enter(state)
     meter = Meter(x)
@@ -187,7 +190,8 @@ def _train(
     _write(sinks, step, metrics)
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
-    report = _report(x, workdir, state, metrics, written)
+    with writing(workdir / "report.html"):
+        report = _report(x, workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -242,14 +246,14 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
     """The state of a checkpoint, by default the best or else the last."""
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(x.abstract, step)
+    restored = look(workdir, x.abstract, step)
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet")
+    for line in restored.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     best = best_step(restored.record["evaluations"], x.config.keep)
     if step is None and best is not None:
-        restored = checkpoints.restore(x.abstract, best)
-    checkpoints.close()
+        restored = look(workdir, x.abstract, best)
     return restored.state
 
 
@@ -452,13 +456,14 @@ def _show(sinks, workdir: Path, step: int, draw: Callable | None, state: TrainSt
     pictures = draw(averaged_params(state.params, state.opt_state), state.variables)
     if jax.process_index():
         return
-    (workdir / "pictures").mkdir(exist_ok=True)
-    for name, pixels in pictures.items():
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-            workdir / "pictures" / f"{name}-{step:07}.png"
-        )
-        for sink in sinks:
-            sink.images(step, name, pixels)
+    with writing(workdir / "pictures"):
+        (workdir / "pictures").mkdir(exist_ok=True)
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+                workdir / "pictures" / f"{name}-{step:07}.png"
+            )
+            for sink in sinks:
+                sink.images(step, name, pixels)
 
 
 def _report(
