@@ -43,9 +43,18 @@ DEFAULTS: dict[str, Any] = {
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
     "decode": None,  # {"metrics": names, ...}: what a model writes by itself is measured and shown at the end
     "early_stopping": None,  # {"metric": "validation/loss", "mode": "min", "patience": evaluations without improvement}
+    # what becomes of a step whose numbers go wrong: stop, skip, or rollback; see deepmodels.training.guard
+    "guard": {
+        "policy": "stop",
+        "z_score": 6.0,  # from which a loss or a gradient's norm stands out; None looks for what isn't finite alone
+        "warmup": 50,  # steps before anything can stand out
+        "patience": 5,  # skip: so many bad steps in a row; one more stops the run
+        "rollbacks": 3,  # rollback: so often; once more stops the run
+    },
     "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
 }
 
+SECTIONS = ("mesh", "init", "every", "keep", "guard")  # of these keys alone
 LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None, "quantize": None}
 FROZEN = {
     "weights": None,  # the folder of a run, or as for init; None for a network as it is drawn at random
@@ -65,19 +74,9 @@ ADAPTIVE = {"target": 0.6, "images": 500_000}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
-FREE = (
-    "steps",
-    "mesh",
-    "compile",
-    "deterministic",
-    "every",
-    "keep",
-    "early_stopping",
-    "decode",
-    "sinks",
-    "data.threads",
-    "data.path",
-)
+FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
+FREE += ("deterministic",)
+FREE += ("guard", "data.skip_damaged")  # how faults are met, which is what one may have to change to go on
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -128,7 +127,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     if missing:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
-    defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
+    defaults = {key: DEFAULTS[key] for key in SECTIONS}
     defaults |= {"lora": LORA, "judge": JUDGE, "early_stopping": EARLY_STOPPING, "decode": DECODE}
     defaults |= {"adaptive_augment": ADAPTIVE}
     for key, values in defaults.items():
@@ -159,6 +158,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     for key in ("keep", "early_stopping"):
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
+    _check_guard(result["guard"])
     if result["judge"] is not None:
         _positive("config.judge.samples", result["judge"]["samples"])
     if result["lora"] is not None:
@@ -202,7 +202,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
             section, walked = section[name], f"{walked}.{name}"
         if not isinstance(section, ConfigDict):
             raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
-        if key not in section and walked in ("config", "config.mesh", "config.init", "config.every", "config.keep"):
+        if key not in section and walked in ("config", *(f"config.{name}" for name in SECTIONS)):
             raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
         value, old = _literal(text), section.get(key)
         if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -278,6 +278,18 @@ def _section(name: str, section: Any, values: Mapping[str, Any]) -> dict[str, An
         if key not in values:
             raise ConfigError(f"config.{name} has no key {key!r}: {nearest(key, values)}")
     return dict(values) | section
+
+
+def _check_guard(guard: Mapping[str, Any]) -> None:
+    if guard["policy"] not in ("stop", "skip", "rollback"):
+        raise ConfigError(f"config.guard.policy is 'stop', 'skip' or 'rollback', got {guard['policy']!r}")
+    _positive("config.guard.warmup", guard["warmup"])
+    for key in ("patience", "rollbacks"):
+        if not isinstance(guard[key], int) or isinstance(guard[key], bool) or guard[key] < 0:
+            raise ConfigError(f"config.guard.{key} is a whole number, 0 or more, got {guard[key]!r}")
+    score = guard["z_score"]
+    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool) or not score > 0):
+        raise ConfigError(f"config.guard.z_score is a positive number or None, got {score!r}")
 
 
 def _positive(name: str, value: Any) -> None:

@@ -215,15 +215,17 @@ def compiler_options(config: ConfigDict) -> dict[str, str] | None:
     return tuning.compiler_options(deterministic=True) if config.deterministic else None
 
 
-def make_step(x: Experiment, axis_name: str | None) -> Callable:
+def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) -> Callable:
     """Returns the step that trains, of one player or of two, to be compiled.
 
     Args:
       x: the experiment.
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+      leaf_norms: whether the metrics have the norm of each leaf's gradient.
     """
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
+    named |= dict(leaf_norms=leaf_norms)
     objective = parallel.keep_batch_divided(x.objective, x.mesh)
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
@@ -233,17 +235,31 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
     return make_train_step(x.model, objective, x.optimizer, **named)
 
 
-def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns this process's share of the endless training batches, from `start_step` on."""
+def train_batches(
+    x: Experiment, start_step: int, windows: Sequence[Sequence[int]] = ()
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns this process's share of the endless training batches, from `start_step` on, but for those passed over."""
     return data.batches(
         x.sources["train"],
         batch_size=x.config.data.batch_size,
         seed=x.config.seed,
         start_step=start_step,
+        windows=windows,
         buckets=tuple(x.config.data.get("buckets", ())),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=x.config.data.get("threads"),
+    )
+
+
+def train_records(x: Experiment, step: int, windows: Sequence[Sequence[int]] = ()) -> np.ndarray:
+    """Returns which training records the batch of a step has, int64 (batch_size,), over all processes."""
+    return data.batch_records(
+        x.sources["train"],
+        batch_size=x.config.data.batch_size,
+        seed=x.config.seed,
+        number=data.position(step, windows),
+        buckets=tuple(x.config.data.get("buckets", ())),
     )
 
 

@@ -160,6 +160,21 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: {error}") from error
 
 
+def write_record(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes run.json, in one move."""
+    temporary = workdir / ".run.json.new"
+    temporary.write_text(json.dumps(record, indent=2))
+    temporary.replace(workdir / "run.json")
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """Returns what run.json says; nothing if it isn't there, or is damaged: checkpoints have all of it but the last."""
+    try:
+        return json.loads((workdir / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def provenance() -> dict[str, Any]:
     """Returns what a result depends on beside its config: versions, git revision, command, devices."""
     return {
