@@ -1,4 +1,6 @@
-"""Settings of a back end under which the models run faster, each of them measured: benchmarks/train_step.py --plain."""
+"""Settings of a back end: those under which the models run faster, each of them measured by benchmarks/train_step.py
+--plain, and those under which a program gives the same bits each time that it runs.
+"""
 
 import ctypes
 import sys
@@ -11,13 +13,31 @@ COMPILER_OPTIONS = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     },
 }
+DETERMINISTIC = {
+    # the first implies the others where its documentation says so; a GPU is otherwise free to add in any order, and to
+    # choose among algorithms by how fast they were a moment ago
+    "gpu": {
+        "xla_gpu_deterministic_ops": "true",
+        "xla_gpu_exclude_nondeterministic_ops": "true",
+        "xla_gpu_autotune_level": "0",
+    },
+    # Eigen's threads divide a sum among as many as there are: other bits for another number of them
+    "cpu": {"xla_cpu_multi_thread_eigen": "false", **COMPILER_OPTIONS["cpu"]},
+}
 _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
 
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
 
 
-def compiler_options() -> dict[str, str]:
-    """Returns the options to compile a training step with, for the default back end; {} for versions not tried."""
+def compiler_options(deterministic: bool = False) -> dict[str, str]:
+    """Returns the options to compile a program with, for the default back end.
+
+    Args:
+      deterministic: whether it must give the same bits each time, whatever the number of threads: slower, and then all
+        that is tuned for speed is left out. Otherwise {} for versions of JAX not tried.
+    """
+    if deterministic:
+        return DETERMINISTIC.get(jax.default_backend(), {})
     version = tuple(map(int, jax.__version__.split(".")[:2]))
     if not _TESTED[0] <= version < _TESTED[1]:
         return {}
