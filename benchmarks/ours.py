@@ -17,7 +17,7 @@ from deepmodels.training.optimizer import make_optimizer
 from deepmodels.training.step import TrainState, cast_floats, make_adversarial_step, make_train_step
 
 PROMPT = [*range(100, 1700, 100)]
-STEPS = 20  # of the sampler
+STEPS = 5  # of the sampler
 
 
 def start(side: dict[str, Any]):

@@ -5,6 +5,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+import subjects
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 OURS, PLAIN = "deepmodels", "plain"
@@ -41,7 +43,9 @@ def rows_of(folder: Path) -> dict[Key, dict[str, dict[str, str]]]:
                 found[_key(row)] = {}
         for row in rows:
             found[_key(row)][row["by"]] = row
-    return found
+    order = [*subjects.SUBJECTS]
+    known = [key for name in order for key in found if key[1] == name]
+    return {key: found[key] for key in [*known, *(key for key in found if key[1] not in order)]}
 
 
 def _key(row: dict[str, str]) -> Key:
@@ -51,13 +55,22 @@ def _key(row: dict[str, str]) -> Key:
 def write() -> None:
     """Writes the page and the plot."""
     found = rows_of(HERE / "results")
-    notes = tomllib.loads((HERE / "notes.toml").read_text())
+    (DOCS / "benchmarks.md").write_text(page(found, tomllib.loads((HERE / "notes.toml").read_text())))
+    _plot(found)
+
+
+def page(found: dict[Key, dict], notes: dict[str, dict[str, str]]) -> str:
+    """Returns the page: a table for each device, and a line for each ratio below 1.
+
+    Args:
+      found: what `rows_of` gives.
+      notes: what holds the time of a model's task.
+    """
     parts = [_HEAD]
     for device in sorted({key[0] for key in found}):
         chosen = {key: sides for key, sides in found.items() if key[0] == device}
         parts += [f"\n## {device}\n", *_limits(chosen.values()), *_table(chosen), *_slow(chosen, notes)]
-    (DOCS / "benchmarks.md").write_text("\n".join([*parts, ""]))
-    _plot(found)
+    return "\n".join([*parts, ""])
 
 
 def _limits(measurements: Iterable[dict]) -> list[str]:

@@ -75,8 +75,7 @@ def take_turns(commands: list[list[str]], *, rounds: int, seconds: float, joules
                     side.joules.append(used / steps)
     finally:
         for process in processes:
-            process.stdin.close()
-            process.wait()
+            process.communicate()
     return sides
 
 

@@ -3,7 +3,7 @@
 import torch_steps
 from torch_steps import oracles, torch, turns
 
-STEPS = 20  # as ours
+STEPS = 5  # as ours
 
 
 def build(name: str, **arguments):
