@@ -409,6 +409,18 @@ def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     sys.exit(subprocess.run([sys.executable, str(ledger), *options.names]).returncode)
 
 
+def bench(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """benchmarks/bench.py, which isn't part of the package, as its peers import torch"""
+    import subprocess
+
+    script = Path(__file__).parent.parent / "benchmarks" / "bench.py"
+    if not script.exists():
+        raise ConfigError(f"speed is measured in a clone of the repository: there is no {script}")
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "run")}
+    given |= {name: given[name].split(",") for name in ("against", "tasks")}
+    sys.exit(subprocess.run([sys.executable, str(script), json.dumps(given)]).returncode)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepmodels", description="Train and inspect every landmark deep model.", allow_abbrev=False
@@ -562,6 +574,26 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("parity", parity, "Compare models with independent implementations; writes PARITY.md.")
     sub.add_argument("names", nargs="*", metavar="NAME", help="models; all that have another implementation by default")
+
+    sub = command(
+        "bench", bench, "Measure speed beside other libraries; writes benchmarks/results/ and a page of docs/."
+    )
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="of benchmarks/subjects.py, or a file with a model that writes; or all"
+    )
+    sub.add_argument(
+        "--against",
+        default="torch,transformers,diffusers,plain",
+        metavar="PEERS",
+        help="torch, transformers, diffusers, timm, keras; plain is ours without XLA's options (default: %(default)s)",
+    )
+    sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
+    sub.add_argument(
+        "--tasks", default="train,infer,decode,denoise", metavar="TASKS", help="which of them (default: %(default)s)"
+    )
+    sub.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each side (default: 5)")
+    sub.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of a turn, about (default: 3)")
+    sub.add_argument("--report", action="store_true", help="measure nothing: write the page of the rows that are there")
 
     sub = command("doctor", doctor, "Check this installation: versions, devices, what works and what is missing.")
     sub.add_argument("--workdir", metavar="DIR", help="check a run's folder instead: read and compare all checkpoints")

@@ -39,8 +39,10 @@ class JitStep:
         return _compiled(self, state, batch)
 
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
-        """Makes a step."""
-        return self.program(state, batch)(state, batch)
+        """Makes a step; what isn't on the devices yet is an error, as moving it would make the step wait."""
+        program = self.program(state, batch)
+        with jax.transfer_guard("disallow"):
+            return program(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state as it is."""

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, loading, parallel, trees
+from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, WeightsError, nearest
@@ -132,6 +132,7 @@ def _train(
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    say(f"XLA's options: {tuning.profile(config.deterministic)}")
     if packed := x.abstract.variables.get(four_bits.COLLECTION):
         kernels = trees.count(four_bits.unpack({}, packed))
         say(f"{kernels:,} more of kernels in 4 bits, {trees.size_bytes(packed):,} bytes with their scales")
