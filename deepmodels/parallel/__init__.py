@@ -2,6 +2,7 @@
 
 from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
+    AXES,
     batch_sharding,
     check_batch_size,
     describe_mesh,
@@ -11,14 +12,18 @@ from deepmodels.parallel.mesh import (
     place,
     prefetch,
     shares,
+    sizes,
+    written,
 )
-from deepmodels.parallel.rules import RULES, part_bytes, shardings, shardings_like
+from deepmodels.parallel.rules import RULES, check_axes, part_bytes, shardings, shardings_like
 from deepmodels.parallel.watchdog import alive
 
 __all__ = [
+    "AXES",
     "RULES",
     "alive",
     "batch_sharding",
+    "check_axes",
     "check_batch_size",
     "describe_mesh",
     "fetch",
@@ -30,6 +35,8 @@ __all__ = [
     "shardings",
     "shardings_like",
     "shares",
+    "sizes",
     "surroundings",
     "together",
+    "written",
 ]

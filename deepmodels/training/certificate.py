@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepmodels import config as configs
-from deepmodels import integrity
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError
+from deepmodels.integrity import leaves, sha256
 from deepmodels.training import experiment
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.optimizer import SCHEDULES
@@ -84,7 +84,7 @@ def certify(config: Mapping[str, Any], workdir: str | Path, *, steps: int = 20) 
         same=not (differing := differences(*states.values())),
         steps=steps,
         killed_after=saved[-1],
-        sha256={name: integrity.sha256(state) for name, state in states.items()},
+        sha256={name: sha256(state) for name, state in states.items()},
         differing=differing,
         provenance=provenance(),
         config=json.loads(configs.to_json(config)),
@@ -95,9 +95,9 @@ def certify(config: Mapping[str, Any], workdir: str | Path, *, steps: int = 20) 
 
 def differences(one: PyTree, other: PyTree) -> list[str]:
     """Returns the names of the leaves that only one of two states has, or that differ in dtype, shape or a bit."""
-    one, other = integrity.leaves(one), integrity.leaves(other)
+    one, other = leaves(one), leaves(other)
     names = one.keys() & other.keys()
-    equal = {name for name in names if integrity.sha256({"": one[name]}) == integrity.sha256({"": other[name]})}
+    equal = {name for name in names if sha256({"": one[name]}) == sha256({"": other[name]})}
     return sorted((one.keys() | other.keys()) - equal)
 
 
