@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def kill(folder: Path) -> Job:
     """SIGKILL of one of the two processes"""
     job = Job(folder, "kill", steps=STEPS)
     job.reaches(20)
-    os.kill(job.processes()[-1], 9)
+    os.kill(job.processes()[-1], signal.SIGKILL)
     return job
 
 
@@ -223,6 +224,7 @@ def main() -> int:
         print(text, flush=True)
         lines.append(text)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the daemons too
     os.environ |= {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "JAX_PLATFORMS": "cpu",
