@@ -26,6 +26,7 @@ from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
 from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
+from deepmodels.training.damage import Damage, check_unchanged
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
 from deepmodels.training.frozen import FROZEN
@@ -135,10 +136,13 @@ def _train(
     if x.freeze:
         say(_text(trainable_table(x.abstract.params, x.freeze)))
     start = step = int(state.step)
+    earlier = {} if restored is None else restored.record
+    windows = max(windows, earlier.get("windows", []), key=len)
     if bad is not None:
         windows = go_back(workdir, bad, start, windows)
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
-    record["windows"] = windows
+    damage = Damage(x, workdir, earlier.get("damaged", {}))
+    record |= {"windows": windows, "data": check_unchanged(x, earlier.get("data"))}
     sinks = []
     if jax.process_index() == 0:
         sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
@@ -149,7 +153,7 @@ def _train(
         for sink in sinks:
             sink.close()
 
-    guard = Guard(x, workdir, windows, None if restored is None else restored.record.get("watch"), close)
+    guard = Guard(x, workdir, windows, earlier.get("watch"), close)
     train_step = guard.step({"jit": JitStep, "pmap": PmapStep}[config.compile])
     evaluate_on, draw = judging.judged(x, experiment.make_evaluation(x)), make_pictures(x)
     state = train_step.enter(state)
@@ -172,7 +176,7 @@ def _train(
             stop = step == config.steps
 
             if step % every.log == 0 or step == start + 1 or stop:
-                values = meter.read()
+                values = meter.read() | damage.count()
                 _write(sinks, step, values)
                 shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
                 bar.update(step, shown, values["data_stall"])
@@ -191,7 +195,8 @@ def _train(
             if step % every.checkpoint == 0 or improved or stop or asked:
                 meter.check()
                 with meter.paused():
-                    checkpoints.save(step, train_step.leave(state), record | {"watch": guard.record()})
+                    known = {"watch": guard.record(), "damaged": damage.record()}
+                    checkpoints.save(step, train_step.leave(state), record | known)
                     checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
             if asked and not stop:
                 checkpoints.close()
@@ -210,10 +215,10 @@ def _train(
     checkpoints.close()
 
     metrics, written = _tested(x, evaluate_on, "test", state)
-    _write(sinks, step, metrics)
+    _write(sinks, step, metrics | damage.count())
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
-    report = _report(x, workdir, state, metrics, written)
+    report = _report(experiment.without_damaged(x, "test"), workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -465,6 +470,7 @@ def _tested(
     metrics = evaluate_on(split, state)
     if x.config.decode is None:
         return metrics, None
+    x = experiment.without_damaged(x, split)
     written = decoding.write(x, averaged_params(state.params, state.opt_state), state.variables, split)
     return metrics | decoding.measure(x, written, split), written
 

@@ -40,8 +40,13 @@ PROMISES: dict[str, Promise] = {
     "P6": Promise("SIGTERM to any process: all save the same step, exit code 75", None),
     "P7": Promise("under Slurm: requeued, preempted, out of time or killed, it ends with the same bits", None),
     "P8": Promise("a checkpoint comes back on any mesh; another tree, shape or dtype is refused by name", None),
-    "P9": Promise("every record once an epoch, for any number of processes and workers; a bad one is named", None),
-    "P10": Promise("a batch that isn't finite, or explodes, changes no weight", None),
+    "P9": Promise(
+        "every record once an epoch, for any number of processes and workers; a bad one is named",
+        "tests/chaos/bad_records.py --trials=200",
+    ),
+    "P10": Promise(
+        "a batch that isn't finite, or explodes, changes no weight", "tests/chaos/bad_numbers.py --trials=200"
+    ),
     "P11": Promise("a full or unwritable disk and a second run are said at once, and cost nothing saved", None),
     "P12": Promise("no file runs code, is written elsewhere, or takes memory that it only claims", None),
     "P13": Promise("a giant's config compiles for its mesh, at the bytes that its sizes say", None),
