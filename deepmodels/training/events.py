@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from deepmodels.training.workdir import writing
+
 
 def write_event(workdir: Path, event: str, **facts: Any) -> None:
     """Adds a line to events.jsonl: process 0 does. Nothing is ever taken out, also not by a run that goes on.
@@ -16,6 +18,9 @@ def write_event(workdir: Path, event: str, **facts: Any) -> None:
       workdir: of the run.
       event: what happened.
       facts: numbers, texts, lists; a number that isn't finite is written as text, as JSON has no such numbers.
+
+    Raises:
+      DiskError: the file can't be written.
     """
     if jax.process_index():
         return
@@ -26,5 +31,5 @@ def write_event(workdir: Path, event: str, **facts: Any) -> None:
     line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | facts)
     path = Path(workdir, "events.jsonl")
     torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a process that was killed
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write("\n" * torn + line + "\n")

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
+from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees, tuning
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
@@ -140,6 +140,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
+    parallel.check_axes(shapes.params, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     places = parallel.shardings(shapes.params, mesh)
     own = {name: tree for name, tree in shapes.variables.items() if name != FROZEN}
@@ -155,7 +156,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings), freeze, networks,
+        jax.jit(init_state, out_shardings=shardings, compiler_options=compiler_options(config)), freeze, networks,
     )  # fmt: skip
 
 
@@ -209,6 +210,11 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
         return batch | {name: augment.normalize(batch[name], mean, std) for name in pictures}
 
     return prepare
+
+
+def compiler_options(config: ConfigDict) -> dict[str, str] | None:
+    """Returns how to compile what goes along with training, where config.deterministic asks for something."""
+    return tuning.compiler_options(deterministic=True) if config.deterministic else None
 
 
 def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) -> Callable:
@@ -267,7 +273,8 @@ def evaluating(x: Experiment, params: PyTree, variables: PyTree) -> Callable:
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    step, score = jax.jit(_evaluation_step(x)), jax.jit(_score_step(x))
+    options = compiler_options(x.config)
+    step, score = (jax.jit(make(x), compiler_options=options) for make in (_evaluation_step, _score_step))
 
     def scores(split: str, params, variables) -> tuple[np.ndarray, np.ndarray]:
         return predict(score, params, variables, evaluation_batches(x, split))

@@ -165,7 +165,7 @@ class GuardedStep:
         places = Guarded(jax.tree.map(lambda leaf: leaf.sharding, x.abstract), Watch(*[whole] * len(Watch._fields)))
         step = experiment.make_step(x, kind.axis_name, leaf_norms=True)
         step = guarded(step, x.config.guard, None if kind is PmapStep else whole)
-        self._step = kind(step, x.mesh, places)
+        self._step = kind(step, x.mesh, places, x.config.deterministic)
         self._watch = jax.device_put(
             Watch(*[np.asarray(value, np.float32 if isinstance(value, float) else np.int32) for value in watch]), whole
         )
@@ -213,7 +213,8 @@ class Guard:
         if self._settings.policy != "stop":
             return GuardedStep(kind, self._x, self._watch)
         places = jax.tree.map(lambda leaf: leaf.sharding, self._x.abstract)
-        return kind(experiment.make_step(self._x, kind.axis_name), self._x.mesh, places)
+        step = experiment.make_step(self._x, kind.axis_name)
+        return kind(step, self._x.mesh, places, self._x.config.deterministic)
 
     def record(self) -> dict[str, float]:
         """Returns what is known after the last step that was read, for a checkpoint's record."""

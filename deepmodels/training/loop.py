@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,14 +18,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, loading, parallel, trees
+from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
-from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
+from deepmodels.training.checkpoint import Checkpoints, best_step, look, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.damage import Damage, check_unchanged
 from deepmodels.training.experiment import Experiment
@@ -45,6 +46,7 @@ from deepmodels.training.workdir import (
     read_config,
     read_record,
     write_record,
+    writing,
 )
 from deepmodels.trees import PyTree
 
@@ -76,6 +78,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
       DataError: the data set is missing or damaged.
       WeightsError: the weights to start from aren't there, can't be read, or don't fit the model.
       CheckpointError: a checkpoint can't be saved, or none of those there can be read.
+      DiskError: another file of the run can't be written.
       TrainingError: the loss or a gradient isn't finite, or more steps were bad than config.guard allows.
       Preempted: SIGTERM came; the state is saved, and the same call goes on from it.
     """
@@ -130,6 +133,7 @@ def _train(
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    say(f"XLA's options: {tuning.profile(config.deterministic)}")
     if packed := x.abstract.variables.get(four_bits.COLLECTION):
         kernels = trees.count(four_bits.unpack({}, packed))
         say(f"{kernels:,} more of kernels in 4 bits, {trees.size_bytes(packed):,} bytes with their scales")
@@ -145,8 +149,9 @@ def _train(
     record |= {"windows": windows, "data": check_unchanged(x, earlier.get("data"))}
     sinks = []
     if jax.process_index() == 0:
-        sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
-        write_record(workdir, record)
+        with writing(workdir):
+            sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
+            write_record(workdir, record)
 
     def close() -> None:
         checkpoints.close()
@@ -218,7 +223,8 @@ def _train(
     _write(sinks, step, metrics | damage.count())
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
-    report = _report(experiment.without_damaged(x, "test"), workdir, state, metrics, written)
+    with writing(workdir / "report.html"):
+        report = _report(experiment.without_damaged(x, "test"), workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -273,14 +279,14 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
     """The state of a checkpoint, by default the best or else the last."""
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(x.abstract, step)
+    restored = look(workdir, x.abstract, step)
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet")
+    for line in restored.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     best = best_step(restored.record["evaluations"], x.config.keep)
     if step is None and best is not None:
-        restored = checkpoints.restore(x.abstract, best)
-    checkpoints.close()
+        restored = look(workdir, x.abstract, best)
     return restored.state
 
 
@@ -415,10 +421,10 @@ def _check_metrics(x: Experiment) -> None:
 
 def _headline(x: Experiment) -> str:
     sizes = ", ".join(f"{len(source):,} {split}" for split, source in x.sources.items())
-    mesh = " x ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items())
     return (
         f"{x.config.model.name}: {trees.count(x.abstract.params):,} parameters; {x.config.data.name}: {sizes}; "
-        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {mesh}; {x.config.precision}"
+        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {parallel.written(x.mesh.shape)}; "
+        f"{x.config.precision}"
     )
 
 
@@ -482,13 +488,14 @@ def _show(sinks, workdir: Path, step: int, draw: Callable | None, state: TrainSt
     pictures = draw(averaged_params(state.params, state.opt_state), state.variables)
     if jax.process_index():
         return
-    (workdir / "pictures").mkdir(exist_ok=True)
-    for name, pixels in pictures.items():
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-            workdir / "pictures" / f"{name}-{step:07}.png"
-        )
-        for sink in sinks:
-            sink.images(step, name, pixels)
+    with writing(workdir / "pictures"):
+        (workdir / "pictures").mkdir(exist_ok=True)
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+                workdir / "pictures" / f"{name}-{step:07}.png"
+            )
+            for sink in sinks:
+                sink.images(step, name, pixels)
 
 
 def _report(
@@ -530,7 +537,7 @@ def _report(
             "parameters": table.parameters,
             "examples per second": f"{np.median(rates):,.0f}" if rates else "-",
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
+            "mesh": parallel.written(x.mesh.shape),
         },
     )
 

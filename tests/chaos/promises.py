@@ -16,7 +16,7 @@ import jax
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[2] / "docs" / "trust.md"
-BEGIN, END = "<!-- made by tests/chaos/run.py -->", "<!-- until here -->"
+END = "<!-- until here -->"
 
 
 class Promise(NamedTuple):
@@ -39,7 +39,10 @@ PROMISES: dict[str, Promise] = {
     "P5": Promise("a process that dies or hangs ends the whole run, in a time that is said", None),
     "P6": Promise("SIGTERM to any process: all save the same step, exit code 75", None),
     "P7": Promise("under Slurm: requeued, preempted, out of time or killed, it ends with the same bits", None),
-    "P8": Promise("a checkpoint comes back on any mesh; another tree, shape or dtype is refused by name", None),
+    "P8": Promise(
+        "a checkpoint comes back on any mesh; another tree, shape or dtype is refused by name",
+        '-m pytest -m "not parity" -k "every_mesh or refused_by_name" tests/training/test_checkpoint.py',
+    ),
     "P9": Promise(
         "every record once an epoch, for any number of processes and workers; a bad one is named",
         "tests/chaos/bad_records.py --trials=200",
@@ -47,9 +50,19 @@ PROMISES: dict[str, Promise] = {
     "P10": Promise(
         "a batch that isn't finite, or explodes, changes no weight", "tests/chaos/bad_numbers.py --trials=200"
     ),
-    "P11": Promise("a full or unwritable disk and a second run are said at once, and cost nothing saved", None),
-    "P12": Promise("no file runs code, is written elsewhere, or takes memory that it only claims", None),
-    "P13": Promise("a giant's config compiles for its mesh, at the bytes that its sizes say", None),
+    "P11": Promise(
+        "a full or unwritable disk and a second run are said at once, and cost nothing saved",
+        '-m pytest -m "not parity" tests/training/test_disk.py',
+    ),
+    "P12": Promise(
+        "no file runs code, is written elsewhere, or takes memory that it only claims",
+        "-m pytest tests/weights/test_fuzz.py tests/weights/test_hostile.py tests/weights/test_hub.py"
+        " tests/test_chat.py tests/test_nothing_is_executed.py",
+    ),
+    "P13": Promise(
+        "a giant's config compiles for its mesh, at the bytes that its sizes say",
+        '-m pytest -m "not parity" tests/training/test_planning.py',
+    ),
     "P14": Promise("what launches runs: Slurm for real, Kubernetes by its schema only", None),
 }
 
@@ -87,6 +100,18 @@ def kept() -> list[Outcome]:
 
 
 def write_docs() -> None:
-    """Writes the table of what is kept into docs/trust.md."""
-    before, rest = DOCS.read_text().split(BEGIN)
-    DOCS.write_text(f"{before}{BEGIN}\n{table(kept())}\n{END}{rest.split(END)[1]}")
+    """Writes the tables of what is kept into docs/trust.md."""
+    _between("run.py", table(kept()))
+    if (RESULTS / "soak.json").exists():
+        found = json.loads((RESULTS / "soak.json").read_text())
+        faults = "; ".join(f"{kind}: {count}" for kind, count in found["faults"].items())
+        lines = ["| date | minutes | experiments | runs | starts | faults | lost |", "|---|---|---|---|---|---|---|"]
+        values = [found[name] for name in ("date", "minutes", "experiments", "runs", "starts")]
+        _between("soak.py", "\n".join([*lines, f"| {' | '.join(map(str, values))} | {faults} | {found['lost']} |"]))
+
+
+def _between(script: str, text: str) -> None:
+    begin = f"<!-- made by tests/chaos/{script} -->"
+    before, rest = DOCS.read_text().split(begin)
+    _, after = rest.split(END, 1)
+    DOCS.write_text(f"{before}{begin}\n{text}\n{END}{after}")

@@ -6,6 +6,7 @@ python tests/chaos/run.py --table        # none: the table, of what was found la
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def tried(name: str) -> int:
     else:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder, "report.xml")
-            code = subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT).returncode
+            environment = {"FUZZ_CASES": "2000"} | os.environ
+            code = subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, env=environment).returncode
             promises.record(counted(name, report))
     print(f"{name}: exit code {code}, {time.monotonic() - begun:.0f} s")
     return int(code != 0)
