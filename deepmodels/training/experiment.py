@@ -500,6 +500,8 @@ def _sources(config: ConfigDict, bounds: Mapping[str, data.Bound]) -> tuple[dict
     if (style := config.data.get("style")) is not None:
         picture = _style(style, sources["train"])
         sources = {split: data.StyledSource(source, picture) for split, source in sources.items()}
+    if hasattr(sources["train"], "tokenizer"):  # whose vocabulary is compared with the model's as a whole
+        bounds = {name: bound for name, bound in bounds.items() if name == "label"}
     named = dict(bounds=bounds, skip=config.data.get("skip_damaged", 0), seed=config.seed)
     sources = {split: data.CheckedSource(source, split, **named) for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)

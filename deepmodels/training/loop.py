@@ -21,7 +21,7 @@ from rich.table import Table
 from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
-from deepmodels.errors import CheckpointError, ConfigError, WeightsError, nearest
+from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
@@ -101,7 +101,11 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
                 windows, bad = error.windows, error.step
             except Fault as error:
                 traceback.clear_frames(error.__traceback__)
-                raise TrainingError(f"{error}. {explain(x, workdir, lambda: x.init(given), error)}") from None
+                try:
+                    more = explain(x, workdir, lambda: x.init(given), error)
+                except DeepModelsError as problem:
+                    more = f"In which gradients can't be found out: {problem}"
+                raise TrainingError(f"{error}. {more}") from None
 
 
 def _train(
