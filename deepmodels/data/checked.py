@@ -161,7 +161,7 @@ def fingerprint(source: Source) -> dict[str, Any]:
     isn't noticed.
 
     Raises:
-      DataError: one of the 16 records can't be read.
+      DataError: one of the 16 records can't be read, or a file is gone.
     """
     found: dict[str, Any] = {"records": len(source)}
     base = source
@@ -169,7 +169,10 @@ def fingerprint(source: Source) -> dict[str, Any]:
         base = inner
     if files := [Path(file) for file in getattr(base, "paths", None) or getattr(base, "files", None) or ()]:
         some = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, _STATED).astype(int))]
-        sizes = {f"{file.parent.name}/{file.name}": file.stat().st_size for file in some}
+        try:
+            sizes = {f"{file.parent.name}/{file.name}": file.stat().st_size for file in some}
+        except OSError as error:
+            raise DataError(f"{error.filename}: can't be found any more: {error.strerror}") from error
         found["files"] = sizes if len(files) <= _FILES else {f"{len(files):,} files": _digest(repr(sizes).encode())}
     if isinstance(base, ArraySource) and sum(array.nbytes for array in base.arrays.values()) <= _WHOLE:
         found["arrays"] = {key: _digest(_bytes(array)) for key, array in base.arrays.items()}

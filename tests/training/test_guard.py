@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 import deepmodels
 from deepmodels import trees
 from deepmodels.errors import ConfigError
-from deepmodels.training import TrainingError, experiment
+from deepmodels.training import TrainingError, experiment, loop
 from deepmodels.training.guard import Host, Watch, observe
 
 SETTINGS = {"z_score": 6.0, "warmup": 20}
@@ -25,8 +25,10 @@ LOCAL = Path(__file__).parents[2] / "launch" / "local.sh"
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+def quick(monkeypatch):
+    """One device compiles fastest, and a report is drawn elsewhere."""
     monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]])
+    monkeypatch.setattr(loop, "_report", lambda x, workdir, *_: workdir / "report.html")
 
 
 @pytest.fixture
