@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
