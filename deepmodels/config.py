@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,7 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
     "compile": "jit",  # or pmap: pure data parallelism only
     "deterministic": False,  # or True: the same bits each time on a GPU, and for any number of threads on a CPU; slower
-    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    # devices by axis, see docs/meshes.md; -1 for one takes what the others leave
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1},
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
     "init": {"weights": None, "source": None, "revision": None, "sha256": None, "cast": False, "fresh": None},
@@ -90,13 +92,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
       ConfigError: no such file or size, or a path that the config doesn't have.
     """
     file, _, size = spec.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = run_file(file)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file {file!r} doesn't define get_config()")
     try:
@@ -110,6 +106,22 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     config = complete(config)
     override(config, overrides or {})
     return complete(config)
+
+
+def run_file(file: str) -> ModuleType:
+    """Returns what a Python file makes when it is run.
+
+    Raises:
+      ConfigError: there is no such file; the nearest beside it is named.
+    """
+    path = Path(file)
+    if not path.is_file():
+        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
@@ -204,7 +216,7 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
             raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
         if key not in section and walked in ("config", *(f"config.{name}" for name in SECTIONS)):
             raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
-        value, old = _literal(text), section.get(key)
+        value, old = literal(text), section.get(key)
         if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if isinstance(old, ConfigDict) and not isinstance(value, dict):
@@ -263,7 +275,8 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Returns a value from its text: a Python literal, true, false or null, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,17 +1,28 @@
-"""Settings of a back end: those under which the models run faster, each of them measured by benchmarks/train_step.py
---plain, and those under which a program gives the same bits each time that it runs.
+"""Settings of a back end: those under which the models run faster, each measured by `deepmodels bench --against plain`,
+and those under which a program gives the same bits each time that it runs.
 """
 
 import ctypes
 import sys
+from typing import NamedTuple
 
 import jax
 
-COMPILER_OPTIONS = {
-    "cpu": {
+
+class Profile(NamedTuple):
+    """Compiler options of a back end; the version is the day on which they were measured last."""
+
+    version: str
+    options: dict[str, str]
+
+
+# A GPU has none yet: nobody measured one
+PROFILES = {
+    "cpu": Profile(
+        "2026-11-29",
         # convolutions and matrix products by Eigen; YNNPACK, XLA's default, is better at sums only
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    },
+        {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
+    ),
 }
 DETERMINISTIC = {
     # the first implies the others where its documentation says so; a GPU is otherwise free to add in any order, and to
@@ -22,7 +33,7 @@ DETERMINISTIC = {
         "xla_gpu_autotune_level": "0",
     },
     # Eigen's threads divide a sum among as many as there are: other bits for another number of them
-    "cpu": {"xla_cpu_multi_thread_eigen": "false", **COMPILER_OPTIONS["cpu"]},
+    "cpu": {"xla_cpu_multi_thread_eigen": "false", **PROFILES["cpu"].options},
 }
 _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
 
@@ -39,9 +50,19 @@ def compiler_options(deterministic: bool = False) -> dict[str, str]:
     if deterministic:
         return DETERMINISTIC.get(jax.default_backend(), {})
     version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if not _TESTED[0] <= version < _TESTED[1]:
+    if not _TESTED[0] <= version < _TESTED[1] or jax.default_backend() not in PROFILES:
         return {}
-    return COMPILER_OPTIONS.get(jax.default_backend(), {})
+    return PROFILES[jax.default_backend()].options
+
+
+def profile(deterministic: bool = False) -> str:
+    """Returns what `compiler_options` gives in one line: the version of the options for speed, "none" without any."""
+    given = compiler_options(deterministic)
+    if not given:
+        return "none"
+    back_end = jax.default_backend()
+    name = f"{back_end} {'deterministic' if deterministic else PROFILES[back_end].version}"
+    return f"{name}: {' '.join(f'{option}={value}' for option, value in given.items())}"
 
 
 def keep_memory() -> bool:

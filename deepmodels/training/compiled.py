@@ -39,8 +39,10 @@ class JitStep:
         return _compiled(self, state, batch)
 
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
-        """Makes a step."""
-        return self.program(state, batch)(state, batch)
+        """Makes a step; what isn't on the devices yet is an error, as moving it would make the step wait."""
+        program = self.program(state, batch)
+        with jax.transfer_guard("disallow"):
+            return program(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state as it is."""
@@ -63,7 +65,9 @@ class PmapStep:
     def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
         """Keeps the step, which averages its gradients over `axis_name`; `compile` does the work."""
         if mesh.size != mesh.shape["data"]:
-            raise ConfigError(f"config.compile='pmap' is for pure data parallelism, the mesh is {dict(mesh.shape)}")
+            raise ConfigError(
+                f"config.compile='pmap' is for pure data parallelism, the mesh is {parallel.written(mesh.shape)}"
+            )
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
         self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}

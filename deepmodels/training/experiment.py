@@ -139,6 +139,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
+    parallel.check_axes(shapes.params, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     places = parallel.shardings(shapes.params, mesh)
     own = {name: tree for name, tree in shapes.variables.items() if name != FROZEN}

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, loading, parallel, trees
+from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, WeightsError, nearest
@@ -132,6 +132,7 @@ def _train(
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    say(f"XLA's options: {tuning.profile(config.deterministic)}")
     if packed := x.abstract.variables.get(four_bits.COLLECTION):
         kernels = trees.count(four_bits.unpack({}, packed))
         say(f"{kernels:,} more of kernels in 4 bits, {trees.size_bytes(packed):,} bytes with their scales")
@@ -415,10 +416,10 @@ def _check_metrics(x: Experiment) -> None:
 
 def _headline(x: Experiment) -> str:
     sizes = ", ".join(f"{len(source):,} {split}" for split, source in x.sources.items())
-    mesh = " x ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items())
     return (
         f"{x.config.model.name}: {trees.count(x.abstract.params):,} parameters; {x.config.data.name}: {sizes}; "
-        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {mesh}; {x.config.precision}"
+        f"{x.config.steps:,} steps of {x.config.data.batch_size}; mesh {parallel.written(x.mesh.shape)}; "
+        f"{x.config.precision}"
     )
 
 
@@ -530,7 +531,7 @@ def _report(
             "parameters": table.parameters,
             "examples per second": f"{np.median(rates):,.0f}" if rates else "-",
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "mesh": ", ".join(f"{axis}={size}" for axis, size in x.mesh.shape.items()),
+            "mesh": parallel.written(x.mesh.shape),
         },
     )
 

@@ -46,7 +46,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _unwritten(workdir, error) from error
         raise ConfigError(f"workdir {str(workdir)!r} can't be written: {error.strerror}") from error
-    with _alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         stored = workdir / "config.json"
         if stored.exists():
             lines = configs.differences(configs.complete(read_config(workdir)), config)
@@ -91,8 +91,13 @@ def _unwritten(path: Path, error: OSError) -> DiskError:
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Locks a folder until the end, or the end of the process, however that comes."""
+def alone(workdir: Path) -> Iterator[None]:
+    """Locks a folder until the end, or the end of the process, however that comes.
+
+    Raises:
+      ConfigError: another process has it.
+      DiskError: the lock can't be written.
+    """
     with writing(workdir / _LOCK):
         file = open(workdir / _LOCK, "ab", buffering=0)  # noqa: SIM115
     with file:
