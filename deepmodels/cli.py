@@ -1,11 +1,14 @@
 """The `deepmodels` command: train, evaluate, convert, list, info ... Each is a Python call, named in its help."""
 
 import argparse
+import collections
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
@@ -20,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     try:
-        overridable = options.command in ("train", "certify", "estimate")
+        if options.command == "sweep":
+            rest, options.space = _space(rest)
+        overridable = options.command in ("train", "certify", "estimate", "sweep")
         overrides = _overrides(rest) if overridable else {}
         if rest and not overridable:
             parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -62,6 +67,59 @@ def certify(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         verdict = f"NOT the same state: {', '.join(found.differing[:5])} ({len(found.differing)} leaves)"
     _show(options, found._asdict(), lambda: [f"{history}: {verdict}", str(Path(options.workdir, "certificate.json"))])
     if not found.same:
+        sys.exit(1)
+
+
+def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.training.sweep(CONFIG, WORKDIR, SPACE, ...), or deepmodels.training.gather(WORKDIR)"""
+    environment = dict(os.environ)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only checks: the devices are the trials'
+    from rich.table import Table
+
+    from deepmodels import training
+    from deepmodels.training import sweeps
+
+    if options.gather:
+        trials = training.gather(options.workdir, metric=options.metric, mode=options.mode)
+    else:
+        if options.config is None:
+            raise ConfigError("--config is missing: the experiment's file")
+        trials = training.sweep(
+            options.config,
+            options.workdir,
+            {**(sweeps.read_space(options.values) if options.values else {}), **options.space},
+            overrides=overrides,
+            method=options.method,
+            trials=options.trials,
+            seed=options.seed,
+            metric=options.metric,
+            mode=options.mode,
+            jobs=options.jobs,
+            slurm=options.slurm,
+            environment=environment,
+            say=(lambda _: None) if options.json else partial(print, flush=True),
+        )
+    folder = Path(options.workdir)
+    if options.slurm and not options.gather:
+        commands, lines = shlex.quote(str(folder / "commands.txt")), sweeps.array(trials)
+        print(
+            f"sbatch --nodes=1 --array={lines}%{options.jobs} launch/slurm.sbatch {commands}"
+            if lines
+            else "all trials are done: --gather"
+        )
+        return
+    metric = options.metric or sweeps.read(folder)["metric"]
+    names = list(trials[0].parameters)
+    table = Table("trial", metric, *names, "state", box=None, header_style="bold")
+    for trial in trials:
+        value = "-" if trial.value is None else f"{trial.value:.5g}"
+        parameters = (sweeps.shown(trial.parameters[name]) for name in names)
+        table.add_row(str(trial.number), value, *parameters, trial.state)
+    counts = collections.Counter(trial.state for trial in trials)
+    lines = [table, f"{folder / 'sweep.csv'}: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
+    lines += [f"trial {trial.number} {trial.state}: {trial.reason}" for trial in trials if trial.reason]
+    _show(options, [trial._asdict() for trial in trials], lambda: lines)
+    if counts["failed"] or (counts["unfinished"] and not options.gather):
         sys.exit(1)
 
 
@@ -397,6 +455,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
 
+    sub = command("sweep", sweep, "Train a config with many values of a few of its keys, and compare.")
+    sub.add_argument("--config", metavar="FILE[:SIZE]", help="an experiment's file, and one of its sizes")
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the sweep's folder, with one for each trial")
+    sub.add_argument("--values", metavar="FILE", help="a Python file whose get_sweep() has values by path")
+    sub.add_argument("--method", default="grid", help="grid (default), random, or tpe, which is Optuna's")
+    sub.add_argument("--trials", type=int, metavar="N", help="of random and tpe")
+    sub.add_argument("--seed", type=int, default=0, help="of what random and tpe draw (default: 0)")
+    sub.add_argument("--metric", metavar="NAME", help="default: validation/loss, or test/loss without that split")
+    sub.add_argument("--mode", metavar="min|max", help="which of its values are better; of a loss: min")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
+    sub.add_argument("--slurm", action="store_true", help="write a file of commands for an array, and start nothing")
+    sub.add_argument("--gather", action="store_true", help="start nothing, and compare the trials that the folder has")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.epilog = (
+        "What is tried: --sweep.optimizer.learning_rate=1e-3,1e-2, or uniform:LOW:HIGH, log:LOW:HIGH, and with "
+        ":POINTS behind it for a grid. Any value of all trials: --config.steps=100"
+    )
+
     sub = command("evaluate", evaluate, "Measure a run's checkpoint on one split.")
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     sub.add_argument("--split", default="test", help="test (default), train or validation")
@@ -479,7 +555,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", info, "Show a model layer by layer, with shapes, parameters and FLOPs.")
     sub.add_argument("name", help="as `deepmodels list` prints it")
     sub.add_argument("--depth", type=int, help="levels of submodules to show")
-    sub.add_argument("--mesh", metavar="AXES", help="where each parameter lives instead: data=2,fsdp=4,tensor=2")
+    sub.add_argument(
+        "--mesh", metavar="AXES", help="where each parameter lives instead: data=2,fsdp=4,tensor=2,expert=2 ..."
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command("estimate", estimate, "Say what training takes per device, by compiling its step for a mesh.")
@@ -537,6 +615,20 @@ def _overrides(rest: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         values[path.removeprefix("--config.")] = value
     return values
+
+
+def _space(rest: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What `--sweep.a.b=values` leaves of the arguments, and the values by path."""
+    others, values = [], {}
+    for flag in rest:
+        path, equals, text = flag.partition("=")
+        if not path.startswith("--sweep."):
+            others.append(flag)
+        elif not equals:
+            raise ConfigError(f"{path} needs values: {path}=1,2,3")
+        else:
+            values[path.removeprefix("--sweep.")] = text
+    return others, values
 
 
 def _show(options: argparse.Namespace, data, lines) -> None:

@@ -28,6 +28,10 @@ class CheckpointError(DeepModelsError):
     """A checkpoint can't be written, or none can be read."""
 
 
+class DiskError(DeepModelsError):
+    """A file of a run can't be written: the disk is full, say."""
+
+
 class WeightsError(DeepModelsError):
     """A file of weights is missing, damaged, unsafe to read, or doesn't fit the model."""
 

@@ -24,7 +24,7 @@ def placement(name: str, mesh: Mapping[str, int]) -> list[Place]:
 
     Args:
       name: of the table of models.
-      mesh: sizes by axis (data, fsdp, tensor).
+      mesh: sizes by axis, see `deepmodels.parallel.describe_mesh`.
 
     Raises:
       ConfigError: no such model or axis, or the mesh doesn't divide a leaf that it has to; the message names it.
@@ -34,8 +34,9 @@ def placement(name: str, mesh: Mapping[str, int]) -> list[Place]:
     described = parallel.describe_mesh(mesh)
     model = models.create(name)
     variables = jax.eval_shape(model.init, jax.random.key(0), *example(models.MODELS[name]))
-    leaves = trees.flatten(variables.get("params", {}))
-    places = trees.flatten(parallel.shardings(variables.get("params", {}), described))
+    params = variables.get("params", {})
+    parallel.check_axes(params, described)
+    leaves, places = trees.flatten(params), trees.flatten(parallel.shardings(params, described))
     return [
         Place(
             leaf,

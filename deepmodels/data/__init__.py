@@ -9,8 +9,10 @@ from deepmodels.data.idx import read_idx as read_idx
 from deepmodels.data.images import ImageFolderSource as ImageFolderSource
 from deepmodels.data.images import decode_image as decode_image
 from deepmodels.data.images import preprocess as preprocess
+from deepmodels.data.pipeline import batch_records as batch_records
 from deepmodels.data.pipeline import batches as batches
 from deepmodels.data.pipeline import evaluation_batches as evaluation_batches
+from deepmodels.data.pipeline import position as position
 from deepmodels.data.sources import ArraySource as ArraySource
 from deepmodels.data.sources import Source as Source
 from deepmodels.data.sources import StyledSource as StyledSource

@@ -2,6 +2,7 @@
 
 from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
+    AXES,
     batch_sharding,
     check_batch_size,
     describe_mesh,
@@ -11,12 +12,16 @@ from deepmodels.parallel.mesh import (
     place,
     prefetch,
     shares,
+    sizes,
+    written,
 )
-from deepmodels.parallel.rules import RULES, part_bytes, shardings, shardings_like
+from deepmodels.parallel.rules import RULES, check_axes, part_bytes, shardings, shardings_like
 
 __all__ = [
+    "AXES",
     "RULES",
     "batch_sharding",
+    "check_axes",
     "check_batch_size",
     "describe_mesh",
     "fetch",
@@ -28,6 +33,8 @@ __all__ = [
     "shardings",
     "shardings_like",
     "shares",
+    "sizes",
     "surroundings",
     "together",
+    "written",
 ]

@@ -13,15 +13,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from deepmodels.errors import ConfigError, ShapeError, nearest
 from deepmodels.trees import PyTree
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+# In the order of the devices, so that those which talk most are neighbours.
+AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh whose axes have the given sizes.
 
     Args:
-      axes: sizes by axis name (data, fsdp, tensor); -1 for one of them takes what the others leave; absent means 1.
+      axes: sizes by name of `AXES`; -1 for one of them takes what the others leave; absent means 1.
       devices: all of the process group's by default.
 
     Raises:
@@ -29,7 +30,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
     """
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(axes)
-    given = _written(sizes)
+    given = written(dict(zip(AXES, sizes, strict=True)))
     if -1 in sizes:
         rest = -int(np.prod(sizes))
         if len(devices) % rest:
@@ -47,14 +48,14 @@ def describe_mesh(axes: Mapping[str, int]) -> AbstractMesh:
     """Returns a mesh without devices, for where leaves would live on it: all of its sizes have to be given.
 
     Args:
-      axes: sizes by axis name (data, fsdp, tensor); absent means 1.
+      axes: sizes by name of `AXES`; absent means 1.
 
     Raises:
       ConfigError: an unknown axis, or a size that isn't positive.
     """
     sizes = _sizes(axes)
     if -1 in sizes:
-        raise ConfigError(f"mesh {_written(sizes)}: without devices there is nothing for -1 to take")
+        raise ConfigError(f"mesh {written(axes)}: without devices there is nothing for -1 to take")
     return AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -64,12 +65,18 @@ def _sizes(axes: Mapping[str, int]) -> list[int]:
             raise ConfigError(f"config.mesh has no axis {name!r}: {nearest(name, AXES)}")
     sizes = [int(axes.get(name, 1)) for name in AXES]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ConfigError(f"config.mesh {_written(sizes)}: sizes are positive, and at most one is -1")
+        raise ConfigError(f"config.mesh {written(axes)}: sizes are positive, and at most one is -1")
     return sizes
 
 
-def _written(sizes: Sequence[int]) -> str:
-    return " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+def sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
+    """Returns the sizes of a mesh's axes that divide anything; of one device {"data": 1}."""
+    return {name: size for name, size in mesh.shape.items() if size > 1} or {"data": 1}
+
+
+def written(axes: Mapping[str, int]) -> str:
+    """Returns sizes by axis as "data=2 x fsdp=4", without those of 1."""
+    return " x ".join(f"{name}={size}" for name, size in axes.items() if size != 1) or "data=1"
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
@@ -78,8 +85,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     if batch_size % count:
         fits = max(count, batch_size // count * count)
         raise ConfigError(
-            f"config.data.batch_size={batch_size} can't be divided by {count} (data x fsdp devices x accumulate): "
-            f"{fits} can"
+            f"config.data.batch_size={batch_size} can't be divided by {count} (data x fsdp x expert devices x "
+            f"accumulate): {fits} can"
         )
 
 
@@ -89,7 +96,7 @@ def shares(mesh: Mesh | AbstractMesh) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first axis over the data and fsdp axes of the mesh."""
+    """Returns the sharding of a batch: its first axis over the data, fsdp and expert axes of the mesh."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -103,7 +110,7 @@ def keep_batch_divided(objective: Callable, mesh: Mesh) -> Callable:
       objective: `(forward, batch, key) -> ...`.
       mesh: where it runs. Without parameters that are divided the objective is returned as it is.
     """
-    if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+    if mesh.size == mesh.shape["data"]:
         return objective
 
     def divided(forward, batch, key, **named):
@@ -135,7 +142,7 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
     except ValueError as error:
         shapes = {name: array.shape for name, array in batch.items()}
-        raise ShapeError(f"batch: {shapes} can't be placed on the mesh {dict(mesh.shape)}: {error}") from error
+        raise ShapeError(f"batch: {shapes} can't be placed on the mesh {written(mesh.shape)}: {error}") from error
 
 
 def fetch(tree: PyTree) -> PyTree:

@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels import trees
 from deepmodels.errors import ConfigError
+from deepmodels.parallel.mesh import written
 from deepmodels.trees import PyTree
 
 Placement = tuple[str | None, ...]
@@ -21,7 +22,9 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?head/kernel", ("tensor", None)),  # the number of classes rarely divides: split what comes in
     (r"(.*/)?head/bias", (None,)),
     (r"(.*/)?token_embed/embedding", ("tensor",)),  # nor does the number of words
-    (r"(.*/)?experts/(gate|up|down)/kernel", ("tensor", None, None)),  # whole experts
+    (r"(.*/)?experts/(gate|up)/kernel", ("expert", None, "tensor")),
+    (r"(.*/)?experts/down/kernel", ("expert", "tensor", None)),
+    (r"(.*/)?experts/(gate|up|down)/bias", ("expert", None)),
     # the second of two products takes what its device has of the first: Shoeybi et al. (2019), arXiv:1909.08053
     (r"(.*/)?(out|down|dense2|wo)/kernel", ("tensor", None)),
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
@@ -36,7 +39,7 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, P
 
     Args:
       tree: arrays or their shapes.
-      mesh: has the axes data, fsdp, tensor.
+      mesh: of `make_mesh` or `describe_mesh`.
       rules: (pattern, placement) pairs, in order.
 
     Raises:
@@ -71,6 +74,24 @@ def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> 
     return trees.map_named(sharding, tree)
 
 
+def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh) -> None:
+    """Raises ConfigError if an axis of the mesh is for what a model doesn't have, so that its devices would all do the
+    same.
+
+    Args:
+      tree: the model's parameters, or their shapes.
+      mesh: of `make_mesh` or `describe_mesh`.
+    """
+    if mesh.shape["expert"] > 1 and not any(re.search(r"(^|/)experts/", name) for name in trees.flatten(tree)):
+        raise ConfigError(
+            f"config.mesh expert={mesh.shape['expert']}: the model has no experts; it is for those that have, such as "
+            "mixtral_8x7b and deepseek_v3, and fsdp divides the parameters of any model"
+        )
+    for axis, what in (("sequence", "a sequence to divide"), ("pipeline", "a stack of layers to run as a pipeline")):
+        if mesh.shape[axis] > 1:
+            raise ConfigError(f"config.mesh {axis}={mesh.shape[axis]}: the model has not {what}")
+
+
 def part_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, place: NamedSharding) -> int:
     """Returns the bytes of one device's part of an array."""
     return math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -99,9 +120,9 @@ def _spec(
         free = [(n, -d) for d, n in enumerate(shape) if spec[d] is None and n % fsdp == 0]
         if free:
             spec[-max(free)[1]] = "fsdp"
-    if size >= LARGE and not any(spec) and max(fsdp, mesh.shape["tensor"]) > 1:
+    if size >= LARGE and not any(spec) and max(fsdp, mesh.shape["tensor"], mesh.shape["expert"]) > 1:
         raise ConfigError(
-            f"{name} {shape} has {size:,} elements and nothing in the mesh {dict(mesh.shape)} shards it, so every "
+            f"{name} {shape} has {size:,} elements and nothing in the mesh {written(mesh.shape)} shards it, so every "
             f"device would hold it whole: choose an fsdp size that divides one of its dimensions, or add a rule for it"
         )
     return PartitionSpec(*spec)

@@ -24,10 +24,10 @@ class JitStep:
 
     axis_name = None
 
-    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
-        """Keeps the step; `compile` does the work."""
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
+        """Keeps the step; `compile` does the work, as config.deterministic wants it."""
         self.place = partial(parallel.place, mesh=mesh)
-        self._compiled = {}
+        self._compiled, self._options = {}, tuning.compiler_options(deterministic)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -62,13 +62,16 @@ class PmapStep:
 
     axis_name = "data"
 
-    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
         """Keeps the step, which averages its gradients over `axis_name`; `compile` does the work."""
         if mesh.size != mesh.shape["data"]:
-            raise ConfigError(f"config.compile='pmap' is for pure data parallelism, the mesh is {dict(mesh.shape)}")
+            raise ConfigError(
+                f"config.compile='pmap' is for pure data parallelism, the mesh is {parallel.written(mesh.shape)}"
+            )
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
         self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}
+        self._options = tuning.compiler_options(deterministic)
         self._step = jax.pmap(step, axis_name=self.axis_name, devices=self._devices, donate_argnums=0)
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -109,7 +112,7 @@ def _compile(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> dict[str
     start = time.monotonic()
     lowered = step._step.lower(state, batch)
     middle = time.monotonic()
-    compiled = step._compiled[_shapes(batch)] = lowered.compile(tuning.compiler_options())
+    compiled = step._compiled[_shapes(batch)] = lowered.compile(step._options)
     facts = {"lower_seconds": middle - start, "compile_seconds": time.monotonic() - middle}
     memory = compiled.memory_analysis()
     if memory is not None:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
+from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees, tuning
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
@@ -139,6 +139,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
+    parallel.check_axes(shapes.params, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     places = parallel.shardings(shapes.params, mesh)
     own = {name: tree for name, tree in shapes.variables.items() if name != FROZEN}
@@ -154,7 +155,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings), freeze, networks,
+        jax.jit(init_state, out_shardings=shardings, compiler_options=compiler_options(config)), freeze, networks,
     )  # fmt: skip
 
 
@@ -210,15 +211,22 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
     return prepare
 
 
-def make_step(x: Experiment, axis_name: str | None) -> Callable:
+def compiler_options(config: ConfigDict) -> dict[str, str] | None:
+    """Returns how to compile what goes along with training, where config.deterministic asks for something."""
+    return tuning.compiler_options(deterministic=True) if config.deterministic else None
+
+
+def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) -> Callable:
     """Returns the step that trains, of one player or of two, to be compiled.
 
     Args:
       x: the experiment.
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+      leaf_norms: whether the metrics have the norm of each leaf's gradient.
     """
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
+    named |= dict(leaf_norms=leaf_norms)
     objective = parallel.keep_batch_divided(x.objective, x.mesh)
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
@@ -228,17 +236,31 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
     return make_train_step(x.model, objective, x.optimizer, **named)
 
 
-def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns this process's share of the endless training batches, from `start_step` on."""
+def train_batches(
+    x: Experiment, start_step: int, windows: Sequence[Sequence[int]] = ()
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns this process's share of the endless training batches, from `start_step` on, but for those passed over."""
     return data.batches(
         x.sources["train"],
         batch_size=x.config.data.batch_size,
         seed=x.config.seed,
         start_step=start_step,
+        windows=windows,
         buckets=tuple(x.config.data.get("buckets", ())),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=x.config.data.get("threads"),
+    )
+
+
+def train_records(x: Experiment, step: int, windows: Sequence[Sequence[int]] = ()) -> np.ndarray:
+    """Returns which training records the batch of a step has, int64 (batch_size,), over all processes."""
+    return data.batch_records(
+        x.sources["train"],
+        batch_size=x.config.data.batch_size,
+        seed=x.config.seed,
+        number=data.position(step, windows),
+        buckets=tuple(x.config.data.get("buckets", ())),
     )
 
 
@@ -250,7 +272,8 @@ def evaluating(x: Experiment, params: PyTree, variables: PyTree) -> Callable:
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    step, score = jax.jit(_evaluation_step(x)), jax.jit(_score_step(x))
+    options = compiler_options(x.config)
+    step, score = (jax.jit(make(x), compiler_options=options) for make in (_evaluation_step, _score_step))
 
     def scores(split: str, params, variables) -> tuple[np.ndarray, np.ndarray]:
         return predict(score, params, variables, evaluation_batches(x, split))

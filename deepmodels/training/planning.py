@@ -56,7 +56,7 @@ class Estimate:
         return vars(self) | {"collectives": {kind: traffic._asdict() for kind, traffic in self.collectives.items()}}
 
     def __str__(self) -> str:
-        mesh = " x ".join(f"{axis}={size}" for axis, size in self.mesh.items())
+        mesh = parallel.written(self.mesh)
         lines = [
             f"{self.model}: {self.parameters:,} parameters on {math.prod(self.mesh.values())} devices, {mesh}",
             f"  a device holds   {_size(self.parameter_bytes)} of parameters, {_size(self.optimizer_bytes)} of the "
@@ -91,7 +91,7 @@ def estimate(
     Args:
       config: of an experiment, or the name of a model, which then trains by AdamW on records like its inputs.
       mesh: sizes by axis, in place of the config's.
-      batch_size: in place of the config's; of a model by its name one for each device of the data and fsdp axes.
+      batch_size: in place of the config's; of a model by its name one for each share of the mesh.
       devices: all of this process by default; they may be virtual.
       hardware: a name of deepmodels.analysis.hardware; the plan then has times, and whether the memory is enough.
       tokens: how many will be trained on; the plan then has operations, days and energy.
@@ -116,7 +116,7 @@ def estimate(
     batch = _batch(x)
     state, places = x.abstract, jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     step = experiment.make_step(x, None)
-    compiled = JitStep(step, x.mesh, places)
+    compiled = JitStep(step, x.mesh, places, config.deterministic)
     facts = compiled.compile(state, batch)
     program = compiled.program(state, batch)
     memory = program.memory_analysis()
@@ -125,7 +125,7 @@ def estimate(
     parts = [_bytes_per_device(tree) for tree in (state.params, state.opt_state)]
     found = dict(
         model=config.model.name,
-        mesh=dict(x.mesh.shape),
+        mesh=parallel.sizes(x.mesh),
         parameters=count,
         parameter_bytes=parts[0],
         optimizer_bytes=parts[1],

@@ -15,10 +15,14 @@ import numpy as np
 from PIL import Image
 
 from deepmodels.errors import ConfigError, DataError, unknown
+from deepmodels.training.workdir import writing
 
 
 class Sink(Protocol):
-    """Takes a run's metrics, step by step; a sink that can't show images ignores them."""
+    """Takes a run's metrics, step by step; a sink that can't show images ignores them.
+
+    The two files that every run has raise DiskError where they can't be written.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of one step; steps come in rising order, some more than once (train, then evaluate)."""
@@ -45,7 +49,7 @@ class JsonLines(Sink):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         line = _json_line({"step": int(step)} | {name: float(value) for name, value in values.items()})
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
 
 
@@ -88,7 +92,7 @@ class Csv(Sink):
             self._columns += new
             self._rewrite([*rows, row])
         else:
-            with self._path.open("a", encoding="utf-8", newline="") as file:
+            with writing(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
@@ -222,8 +226,9 @@ def _whole_lines(path: Path) -> list[str]:
 def _replace(path: Path, text: str) -> None:
     """Writes a file in one move: whoever reads it, whenever this process is killed, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def _pixels(png: Path | np.ndarray) -> np.ndarray:

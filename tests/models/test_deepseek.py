@@ -80,7 +80,9 @@ def test_v3_whole_in_seconds():
     held = sum(np.prod(placed[name].shard_shape(leaf.shape)) for name, leaf in leaves.items())
     assert held == pytest.approx(trees.count(variables["params"]) / 8, rel=1e-3)
     kernel = "layers/mlp/experts/up/kernel"
-    assert placed[kernel].shard_shape(leaves[kernel].shape) == (58, 64, 3584, 2048)  # 64 whole experts, halved by fsdp
+    assert placed[kernel].shard_shape(leaves[kernel].shape) == (58, 256, 3584, 512)  # a part of each expert
+    apart = trees.flatten(parallel.shardings(variables["params"], parallel.describe_mesh({"fsdp": 2, "expert": 4})))
+    assert apart[kernel].shard_shape(leaves[kernel].shape) == (58, 64, 3584, 2048)  # 64 experts, halved by fsdp
     assert time.monotonic() - begin < 60
 
 

@@ -19,7 +19,10 @@ def specs(tree, **axes):
 
 
 def test_minus_one_takes_what_is_left():
-    assert dict(parallel.make_mesh({"data": -1, "fsdp": 2}).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 2})
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1}
+    assert parallel.sizes(mesh) == {"data": 4, "fsdp": 2}
+    assert parallel.written(mesh.shape) == "data=4 x fsdp=2"
 
 
 @pytest.mark.parametrize(
@@ -37,8 +40,9 @@ def test_impossible_meshes(axes, message):
         parallel.make_mesh(axes)
 
 
-def test_batches_are_sharded_over_data_and_fsdp():
-    mesh = parallel.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+@pytest.mark.parametrize("axes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "expert": 2, "sequence": 2}])
+def test_batches_are_sharded_over_data_fsdp_and_expert(axes):
+    mesh = parallel.make_mesh(axes)
     rows = np.arange(8, dtype=np.float32)
     placed = parallel.place({"x": rows}, mesh)["x"]
     assert placed.sharding.shard_shape(placed.shape) == (2,)
@@ -52,6 +56,30 @@ def test_batch_size_must_divide():
     parallel.check_batch_size(32, mesh, accumulate=2)
     with pytest.raises(ConfigError, match=r"batch_size=20 .* 16 .*: 16 can"):
         parallel.check_batch_size(20, mesh, accumulate=2)
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("expert", "expert=2: the model has no experts; it is for those that have"),
+        ("sequence", "sequence=2: the model has not a sequence"),
+        ("pipeline", "pipeline=2: the model has not a stack of layers"),
+    ],
+)
+def test_an_axis_that_nothing_uses_is_an_error(axis, message):
+    mesh = parallel.describe_mesh({axis: 2})
+    with pytest.raises(ConfigError, match=message):
+        parallel.check_axes({"conv": {"kernel": shape(3, 3, 64, 128)}}, mesh)
+
+
+def test_experts_lie_over_the_expert_axis():
+    experts = {"up": {"kernel": shape(4, 64, 256)}, "down": {"kernel": shape(4, 256, 64)}}
+    assert specs({"experts": experts}, fsdp=2, expert=2, tensor=2) == {
+        "experts/up/kernel": P("expert", "fsdp", "tensor"),
+        "experts/down/kernel": P("expert", "tensor", "fsdp"),
+    }
+    with pytest.raises(ConfigError, match=r"down/kernel .* dimension 0 .* expert=8; the nearest size .* is 4"):
+        specs({"experts": experts}, expert=8)
 
 
 def test_prefetch_keeps_order_and_runs_ahead():

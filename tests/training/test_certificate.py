@@ -82,7 +82,7 @@ def test_every_objective_goes_on_exactly_after_a_kill(file, tmp_path):
 @pytest.mark.slow
 def test_data_that_begins_again_is_no_exact_resumption(tiny_config, tmp_path, monkeypatch):
     restart = (
-        "from deepmodels.training import experiment as e; f = e.train_batches; e.train_batches = lambda x, n: f(x, 0)"
+        "from deepmodels.training import experiment as e; f = e.train_batches; e.train_batches = lambda x, *_: f(x, 0)"
     )
     monkeypatch.setattr(certificate, "_TRAIN", f"{restart}\n{certificate._TRAIN}")
     found = certify(tiny_config(), tmp_path)

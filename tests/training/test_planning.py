@@ -49,7 +49,7 @@ def test_bytes_and_traffic_of_a_sharded_decoder():
     assert 2 * whole <= gathered.bytes <= 2.5 * whole, (gathered, whole)
     assert found.step_tokens == 256
     assert found.step_flops == deepmodels.estimate(CONFIG, devices=jax.devices()[:1]).step_flops
-    assert "8 devices, data=1 x fsdp=8 x tensor=1" in str(found)
+    assert "8 devices, fsdp=8" in str(found)
     json.dumps(found.to_dict())
 
 
