@@ -32,6 +32,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=90
 CredType=cred/munge
 SlurmctldPort=16817
 SlurmctldPidFile={folder}/ctld.pid
@@ -139,7 +140,12 @@ class Job:
         config.write_text(CONFIG.format(steps=steps))
         self.steps = steps
         given = ["--parsable", f"--job-name={name}", f"--output={self.log}", "--cpus-per-task=1", *options]
-        self.id = run("sbatch", *given, BATCH, f"--config={config}", f"--workdir={self.workdir}").strip()
+        command = [
+            f"--config={config}",
+            f"--workdir={self.workdir}",
+            "--heartbeat-seconds=600",
+        ]  # the machine may be slow
+        self.id = run("sbatch", *given, BATCH, *command).strip()
 
     def state(self) -> str:
         """Returns what Slurm says of it: PENDING, RUNNING, COMPLETED ..."""
