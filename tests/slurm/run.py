@@ -140,12 +140,8 @@ class Job:
         config.write_text(CONFIG.format(steps=steps))
         self.steps = steps
         given = ["--parsable", f"--job-name={name}", f"--output={self.log}", "--cpus-per-task=1", *options]
-        command = [
-            f"--config={config}",
-            f"--workdir={self.workdir}",
-            "--heartbeat-seconds=600",
-        ]  # the machine may be slow
-        self.id = run("sbatch", *given, BATCH, *command).strip()
+        slow = "--heartbeat-seconds=600"  # as a machine with two nodes on it may be; Slurm ends all if one fails
+        self.id = run("sbatch", *given, BATCH, f"--config={config}", f"--workdir={self.workdir}", slow).strip()
 
     def state(self) -> str:
         """Returns what Slurm says of it: PENDING, RUNNING, COMPLETED ..."""
