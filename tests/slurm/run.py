@@ -250,7 +250,7 @@ def main() -> int:
                 if SHOWN.search(line):
                     say("   " + line.replace(f"{folder}/", "")[:200])
             verdict = "the same state as" if same else "NOT the state of"
-            say(f"   queued again {restarts} times; sha256 {digest[:16]}...: {verdict} the undisturbed run")
+            say(f"   starts: {restarts + 1}; sha256 {digest[:16]}...: {verdict} the undisturbed run")
     if not options.no_docs and options.only == list(FAULTS):
         before, rest = DOCS.read_text().split(BEGIN)
         text = "\n".join(f"    {line}".rstrip() for line in lines)

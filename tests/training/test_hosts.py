@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +296,7 @@ def test_who_started_them(monkeypatch):
     assert parallel.surroundings({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) is None, "a notebook's pod, say"
     monkeypatch.setattr("jax._src.cloud_tpu_init.running_in_cloud_tpu_vm", True)
     assert parallel.surroundings({}) == "TPU", "its metadata know whether there are others"
+    assert parallel.surroundings({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
 
 
 @pytest.fixture
@@ -377,6 +380,48 @@ def test_what_keeps_them_from_meeting(monkeypatch, met, environment, message):
 def test_what_processes_need_to_meet(arguments, message):
     with pytest.raises(ConfigError, match=message), parallel.together(*arguments):
         pass
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """Those of a virtual machine of Google's, of a slice with two hosts."""
+
+    def do_GET(self):
+        answers = {"agent-worker-number": "1", "worker-network-endpoints": "x:y:127.0.0.1,x:y:127.0.0.2", "tpu-env": ""}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answers[self.path.rpartition("/")[2]].encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_hosts_of_a_tpu_ask_their_metadata(monkeypatch, met):
+    pytest.importorskip("requests")
+    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("jax._src.cloud_tpu_init.running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr("jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm", True)
+    with HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+        with parallel.together():
+            pass
+        server.shutdown()
+    ((*given, named),) = met
+    assert given == ["127.0.0.1:8482", 2, 1, None]
+    assert named["coordinator_bind_address"] == "127.0.0.1:8482"
+
+
+def test_a_tpu_whose_metadata_cannot_be_asked_is_by_itself(monkeypatch, met, capsys):
+    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("jax._src.cloud_tpu_init.running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr("jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm", True)
+    monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:1")
+    with parallel.together():
+        pass
+    assert met == []
+    assert "TPU: nothing says whether there are other hosts" in capsys.readouterr().err
 
 
 STUCK_IN_PYTHON = """
