@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from deepmodels.errors import DeepModelsError
 
     try:
-        with parallel.together(options.coordinator, options.num_processes, options.process_id):
+        processes = options.coordinator, options.num_processes, options.process_id
+        with parallel.together(*processes, stuck_seconds=0):  # compiling may take as long as it takes
             return inspect(options, overrides)
     except DeepModelsError as error:
         print(f"--  processes: {error}", file=sys.stderr)
