@@ -146,16 +146,14 @@ def test_pods_on_gpus_find_each_other_by_their_environment():
 
 @pytest.mark.slow
 def test_two_pods_train(tmp_path):
-    """`pytest -m slow tests/launch/test_jobset.py`: half a minute. The file's environment and command, two pods here."""
+    """`pytest -m slow tests/launch/test_jobset.py`: half a minute. The file's environment, two pods here."""
     jobset = yaml.safe_load((ROOT / "launch" / "jobset-gpu.yaml").read_text())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         here = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_PROCESS_COUNT": "2"}
     here |= {"DEEPMODELS_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = container(jobset)["command"][1:2] + [
-        f"--config={ROOT / 'experiments' / 'lenet5_fashion.py'}:smoke",
-        f"--workdir={tmp_path / 'run'}",
-    ]
+    config = ROOT / "experiments" / "lenet5_fashion.py"
+    command = ["train", f"--config={config}:smoke", f"--workdir={tmp_path / 'run'}"]
     pods = [
         subprocess.Popen(
             [sys.executable, "-m", "deepmodels", *command],
