@@ -38,6 +38,7 @@ class TrainingError(DeepModelsError):
     """Training can't go on: the loss isn't finite, say."""
 
     exit_code = 77  # starting it again as it is would end here again
+    everywhere = True
 
 
 class Fault(TrainingError):

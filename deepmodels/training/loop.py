@@ -357,6 +357,7 @@ class Meter:
           TrainingError, RolledBack: as `Guard.look`.
         """
         pending, self._pending = jax.device_get(self._pending), []
+        parallel.alive()
         self._free = time.monotonic()
         self._counted += self._guard.look(pending)
 

@@ -63,7 +63,7 @@ PROMISES: dict[str, Promise] = {
         "a giant's config compiles for its mesh, at the bytes that its sizes say",
         '-m pytest -m "not parity" tests/training/test_planning.py',
     ),
-    "P14": Promise("what launches runs: Slurm for real, Kubernetes by its schema only", None),
+    "P14": Promise("what launches runs: Slurm for real, Kubernetes by its schema only", "-m pytest tests/launch"),
 }
 
 
