@@ -208,6 +208,21 @@ def test_a_description_that_was_changed_is_damage_and_the_step_before_is_used(te
     assert (workdir / "damaged" / "2").is_dir()
 
 
+@pytest.mark.parametrize("kept", [{"record", "record_digest", "digests"}, {"record"}])
+def test_checkpoints_of_older_versions_are_read(template, tmp_path, kept):
+    shutil.copytree(template, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    rewritten(
+        path,
+        lambda tree: tree | {"custom_metadata": {name: tree["custom_metadata"][name] for name in kept}},
+    )
+    restored = Checkpoints(tmp_path / "run").restore(abstract(state_of(1)))
+    assert certificate.sha256(restored.state) == certificate.sha256(state_of(2))
+    assert ["unchecked" in line for line in restored.warnings] == [True] * ("digests" not in kept)
+    with pytest.raises(CheckpointError, match="doesn't fit the model: new is missing"):
+        look(tmp_path / "run", abstract(state_of(1) | {"new": np.zeros(3)}))
+
+
 @pytest.mark.parametrize("handlers", [{"state": "os.system"}, {"state": "deepmodels.cli.main"}, {}])
 def test_a_program_that_a_checkpoint_names_is_not_looked_up(template, tmp_path, monkeypatch, handlers):
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("it was called"))

@@ -66,6 +66,11 @@ AUTOENCODER = {
 FULL = {  # what is written next when the disk is full: the config, the error, and the name that it says
     "checkpoint": ({}, CheckpointError, "saving step 6 to .*checkpoints failed .*; step 3 is the last whole one"),
     "metrics": ({"every": {"log": 1, "evaluate": 30, "checkpoint": 15}}, DiskError, r"metrics\.(jsonl|csv) can't be"),
+    "tensorboard": (
+        {"every": {"log": 1, "evaluate": 30, "checkpoint": 15}, "sinks": ("tensorboard",)},
+        DiskError,
+        r"(metrics\.(jsonl|csv)|tensorboard) can't be",
+    ),
     "pictures": (AUTOENCODER | {"every": {"log": 30, "evaluate": 6, "checkpoint": 3}}, DiskError, "pictures can't be"),
     "report": ({}, DiskError, "report.html can't be written"),
 }
@@ -73,15 +78,15 @@ FULL = {  # what is written next when the disk is full: the config, the error, a
 
 @leftovers
 @pytest.mark.parametrize(
-    "write", ["checkpoint", *(pytest.param(w, marks=pytest.mark.slow) for w in ("metrics", "pictures", "report"))]
+    "write", ["checkpoint", *(pytest.param(w, marks=pytest.mark.slow) for w in FULL if w != "checkpoint")]
 )
 def test_a_full_disk_is_said_at_once_and_costs_nothing_that_was_saved(
     tiny_config, small_disk, tmp_path, monkeypatch, write
 ):
-    """`pytest -m slow tests/training/test_disk.py` has the other three."""
+    """`pytest -m slow tests/training/test_disk.py` has the others."""
     values, kind, said = FULL[write]
     values = {"model": {"name": "mlp_tiny"}, "every": {"log": 30, "evaluate": 30, "checkpoint": 3}} | values
-    config = tiny_config(steps=30 if write == "metrics" else 9, keep={"last": 50}, **values)
+    config = tiny_config(steps=30 if write in ("metrics", "tensorboard") else 9, keep={"last": 50}, **values)
     whole = train(config, tmp_path / "whole").state
     filled, first = [], config["every"]["checkpoint"]
 
