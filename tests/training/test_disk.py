@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import deepmodels
-from deepmodels import cli, train
+from deepmodels import cli, integrity, train
 from deepmodels import config as configs
 from deepmodels.errors import CheckpointError, ConfigError, DiskError
-from deepmodels.training import certificate, certify, check_run, loop, workdir
+from deepmodels.training import certify, check_run, loop, workdir
 from deepmodels.training.checkpoint import saved_steps
 from deepmodels.training.sinks import read_json_lines
 from deepmodels.training.workdir import open_workdir
@@ -113,7 +113,7 @@ def test_a_full_disk_is_said_at_once_and_costs_nothing_that_was_saved(
 
     (small_disk / "ballast").unlink()
     again = train(config, small_disk / "run")
-    assert certificate.sha256(again.state) == certificate.sha256(whole)
+    assert integrity.sha256(again.state) == integrity.sha256(whole)
     assert again.report.exists()
 
 
@@ -201,7 +201,7 @@ def test_where_hosts_do_not_see_each_others_locks_the_first_of_two_runs_ends_at_
     assert workdir.holder_of(tmp_path / "run") == holders[0], "it is the other's"
     assert saved_steps(tmp_path / "run") == [2]
     monkeypatch.setattr(loop, "Meter", loop.Meter.__base__)
-    assert certificate.sha256(train(config, tmp_path / "run").state) == certificate.sha256(whole)
+    assert integrity.sha256(train(config, tmp_path / "run").state) == integrity.sha256(whole)
 
 
 @leftovers
@@ -240,7 +240,7 @@ def test_a_clock_that_goes_back(tiny_config, tmp_path, monkeypatch):
     again = train(config, tmp_path / "run").state
     monkeypatch.undo()
     assert next(clock) < 2_000_000_000 - 3600, "nothing has looked at it"
-    assert certificate.sha256(again) == certificate.sha256(whole)
+    assert integrity.sha256(again) == integrity.sha256(whole)
     for line in read_json_lines(tmp_path / "run" / "metrics.jsonl"):
         times = {name: line[name] for name in line if name.endswith(("seconds", "second", "stall", "overhead"))}
         assert all(value >= 0 for value in times.values()), times
