@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import table
-from train_step import cpu
+from machine import cpu
 
 from deepmodels import models, objectives
 from deepmodels.training.optimizer import make_optimizer

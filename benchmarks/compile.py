@@ -1,11 +1,11 @@
 """Seconds to lower and to compile each subject's training step, its lines of HLO and the most bytes that it needs.
 
-    python benchmarks/compile.py                        # all subjects of train_step.py
+    python benchmarks/compile.py                        # all subjects of subjects.py that train
     python benchmarks/compile.py resnet50 gpt2
 
-Nothing is cached, made or run: the step is that of train_step.py, of abstract arrays. Lines are those of StableHLO that
-XLA is given; bytes are those of arguments, results and what is between, donated ones once. A row is printed for each
-subject and replaces its older one of the same processor and JAX in benchmarks/results/compile.csv.
+Nothing is cached, made or run: the step is that of `deepmodels bench`, of abstract arrays. Lines are those of StableHLO
+that XLA is given; bytes are those of arguments, results and what is between, donated ones once. A row is printed for
+each subject and replaces its older one of the same processor and JAX in benchmarks/results/compile.csv.
 """
 
 import argparse
@@ -14,16 +14,17 @@ import time
 from pathlib import Path
 
 import jax
+import machine
 import ours
+import subjects
 import table
-import train_step
 
 from deepmodels import tuning
 
 COLUMNS = ("model", "batch", "hlo lines", "lower s", "compile s", "peak bytes", "jax", "cpu", "date")
 
 
-def lower(subject: train_step.Subject) -> jax.stages.Lowered:
+def lower(subject: subjects.Subject) -> jax.stages.Lowered:
     """Returns the lowered training step of a subject."""
     step, init, batch = ours.make_step(subject._asdict())
     return step.lower(jax.eval_shape(init), batch)
@@ -37,7 +38,7 @@ def needed_bytes(memory) -> int:
 
 def measure(name: str) -> dict[str, object]:
     """Returns the row of one subject."""
-    subject = train_step.SUBJECTS[name]
+    subject = subjects.TRAINED[name]
     began = time.perf_counter()
     lowered = lower(subject)
     middle = time.perf_counter()
@@ -45,13 +46,13 @@ def measure(name: str) -> dict[str, object]:
     compiled = time.perf_counter()
     return {
         "model": name,
-        "batch": subject.batch,
+        "batch": subject.tasks["train"],
         "hlo lines": len(lowered.as_text().splitlines()),
         "lower s": round(middle - began, 1),
         "compile s": round(compiled - middle, 1),
         "peak bytes": needed_bytes(memory),
         "jax": jax.__version__,
-        "cpu": train_step.cpu(),
+        "cpu": machine.cpu(),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -59,12 +60,12 @@ def measure(name: str) -> dict[str, object]:
 def main() -> None:
     """Measures the subjects of the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(train_step.SUBJECTS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(subjects.TRAINED)}")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(train_step.SUBJECTS):
-        parser.error(f"unknown subjects {sorted(unknown)}; there are {', '.join(train_step.SUBJECTS)}")
+    if unknown := set(options.names) - set(subjects.TRAINED):
+        parser.error(f"unknown subjects {sorted(unknown)}; there are {', '.join(subjects.TRAINED)}")
     jax.config.update("jax_enable_compilation_cache", False)
-    for name in options.names or train_step.SUBJECTS:
+    for name in options.names or subjects.TRAINED:
         row = measure(name)
         table.put(Path(__file__).parent / "results" / "compile.csv", row, COLUMNS, ("model", "jax", "cpu"))
         print(*row.values(), flush=True)

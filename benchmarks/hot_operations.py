@@ -3,12 +3,11 @@
     python benchmarks/hot_operations.py mobilenet_v2
     python benchmarks/hot_operations.py mobilenet_v2 --plain --longest 40
 
-The step is that of train_step.py, compiled anew with a profile of its run; seconds are of all threads together, so of
-two cores that are busy all the time they are twice the step's.
+The step is that of `deepmodels bench`, compiled anew with a profile of its run; seconds are of all threads together, so
+of two cores that are busy all the time they are twice the step's.
 """
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -17,14 +16,16 @@ from pathlib import Path
 
 import jax
 import ours
-import train_step
+import subjects
 
 STEPS = 3
 
 
-def profile(name: str, settings: str) -> Counter[str]:
+def profile(name: str, task: str, tuned: bool) -> Counter[str]:
     """Returns seconds a step by instruction, as XLA calls it."""
-    step, _ = ours.start([json.dumps(train_step.SUBJECTS[name]._asdict()), settings])
+    subject = subjects.SUBJECTS[name]
+    side = {"task": task, "batch": subject.tasks[task], "device": "cpu", "profile": tuned}
+    step, _ = ours.start(subject._asdict() | side)
     step()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -45,11 +46,12 @@ def profile(name: str, settings: str) -> Counter[str]:
 def main() -> None:
     """Prints the tables of one subject."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", choices=train_step.SUBJECTS)
+    parser.add_argument("name", choices=subjects.SUBJECTS)
+    parser.add_argument("--task", choices=("train", "infer", "denoise"), default="train")
     parser.add_argument("--longest", type=int, default=20, metavar="N", help="instructions to print one by one")
     parser.add_argument("--plain", action="store_true", help="without the settings of deepmodels/tuning.py")
     options = parser.parse_args()
-    seconds = profile(options.name, "plain" if options.plain else "tuned")
+    seconds = profile(options.name, options.task, not options.plain)
     kinds = Counter()
     for name, value in seconds.items():
         kinds[re.sub(r"[.\d]+(clone)?$", "", name)] += value

@@ -1,11 +1,14 @@
 """The `deepmodels` command: train, evaluate, convert, list, info ... Each is a Python call, named in its help."""
 
 import argparse
+import collections
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
@@ -15,12 +18,14 @@ from deepmodels.version import __version__
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 done, 1 an error that is said in one paragraph, 2 wrong usage, 130 interrupted.
 
-    And of training: 75 asked to leave and saved, so start it again; 77 diverged, so don't start it again as it is.
+    And of training: 75 asked to leave and saved, 76 stuck or left by the others: start it again; 77 diverged: don't.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     try:
-        overridable = options.command in ("train", "certify", "estimate")
+        if options.command == "sweep":
+            rest, options.space = _space(rest)
+        overridable = options.command in ("train", "certify", "estimate", "sweep")
         overrides = _overrides(rest) if overridable else {}
         if rest and not overridable:
             parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -43,7 +48,14 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import parallel, training, tuning
 
     tuning.keep_memory()
-    with parallel.together(options.coordinator, options.num_processes, options.process_id):
+    with parallel.together(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        heartbeat_seconds=options.heartbeat_seconds,
+        meeting_seconds=options.meeting_seconds,
+        stuck_seconds=options.stuck_seconds,
+    ):
         training.train(loaded, options.workdir, quiet=options.quiet)
 
 
@@ -62,6 +74,59 @@ def certify(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         verdict = f"NOT the same state: {', '.join(found.differing[:5])} ({len(found.differing)} leaves)"
     _show(options, found._asdict(), lambda: [f"{history}: {verdict}", str(Path(options.workdir, "certificate.json"))])
     if not found.same:
+        sys.exit(1)
+
+
+def sweep(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.training.sweep(CONFIG, WORKDIR, SPACE, ...), or deepmodels.training.gather(WORKDIR)"""
+    environment = dict(os.environ)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only checks: the devices are the trials'
+    from rich.table import Table
+
+    from deepmodels import training
+    from deepmodels.training import sweeps
+
+    if options.gather:
+        trials = training.gather(options.workdir, metric=options.metric, mode=options.mode)
+    else:
+        if options.config is None:
+            raise ConfigError("--config is missing: the experiment's file")
+        trials = training.sweep(
+            options.config,
+            options.workdir,
+            {**(sweeps.read_space(options.values) if options.values else {}), **options.space},
+            overrides=overrides,
+            method=options.method,
+            trials=options.trials,
+            seed=options.seed,
+            metric=options.metric,
+            mode=options.mode,
+            jobs=options.jobs,
+            slurm=options.slurm,
+            environment=environment,
+            say=(lambda _: None) if options.json else partial(print, flush=True),
+        )
+    folder = Path(options.workdir)
+    if options.slurm and not options.gather:
+        commands, lines = shlex.quote(str(folder / "commands.txt")), sweeps.array(trials)
+        print(
+            f"sbatch --nodes=1 --array={lines}%{options.jobs} launch/slurm.sbatch {commands}"
+            if lines
+            else "all trials are done: --gather"
+        )
+        return
+    metric = options.metric or sweeps.read(folder)["metric"]
+    names = list(trials[0].parameters)
+    table = Table("trial", metric, *names, "state", box=None, header_style="bold")
+    for trial in trials:
+        value = "-" if trial.value is None else f"{trial.value:.5g}"
+        parameters = (sweeps.shown(trial.parameters[name]) for name in names)
+        table.add_row(str(trial.number), value, *parameters, trial.state)
+    counts = collections.Counter(trial.state for trial in trials)
+    lines = [table, f"{folder / 'sweep.csv'}: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
+    lines += [f"trial {trial.number} {trial.state}: {trial.reason}" for trial in trials if trial.reason]
+    _show(options, [trial._asdict() for trial in trials], lambda: lines)
+    if counts["failed"] or (counts["unfinished"] and not options.gather):
         sys.exit(1)
 
 
@@ -352,6 +417,18 @@ def parity(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     sys.exit(subprocess.run([sys.executable, str(ledger), *options.names]).returncode)
 
 
+def bench(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """benchmarks/bench.py, which isn't part of the package, as its peers import torch"""
+    import subprocess
+
+    script = Path(__file__).parent.parent / "benchmarks" / "bench.py"
+    if not script.exists():
+        raise ConfigError(f"speed is measured in a clone of the repository: there is no {script}")
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "run")}
+    given |= {name: given[name].split(",") for name in ("against", "tasks")}
+    sys.exit(subprocess.run([sys.executable, str(script), json.dumps(given)]).returncode)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepmodels", description="Train and inspect every landmark deep model.", allow_abbrev=False
@@ -373,6 +450,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where nothing else says it")
     sub.add_argument("--num-processes", type=int, metavar="N", help="of the run, on all hosts")
     sub.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0 on")
+    for name, default, text in (
+        ("heartbeat", 60, "after which the others end if a process is silent"),
+        ("meeting", 300, "in which all processes have to be there"),
+        ("stuck", 1800, "without a batch or a result after which a process ends; 0 for never"),
+    ):
+        text = f"{text} (default: {default})"
+        sub.add_argument(f"--{name}-seconds", type=int, default=default, metavar="S", help=text)
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
 
     sub = command(
@@ -385,6 +469,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, default=20, metavar="N", help="of each run, an even number (default: 20)")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
+
+    sub = command("sweep", sweep, "Train a config with many values of a few of its keys, and compare.")
+    sub.add_argument("--config", metavar="FILE[:SIZE]", help="an experiment's file, and one of its sizes")
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the sweep's folder, with one for each trial")
+    sub.add_argument("--values", metavar="FILE", help="a Python file whose get_sweep() has values by path")
+    sub.add_argument("--method", default="grid", help="grid (default), random, or tpe, which is Optuna's")
+    sub.add_argument("--trials", type=int, metavar="N", help="of random and tpe")
+    sub.add_argument("--seed", type=int, default=0, help="of what random and tpe draw (default: 0)")
+    sub.add_argument("--metric", metavar="NAME", help="default: validation/loss, or test/loss without that split")
+    sub.add_argument("--mode", metavar="min|max", help="which of its values are better; of a loss: min")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
+    sub.add_argument("--slurm", action="store_true", help="write a file of commands for an array, and start nothing")
+    sub.add_argument("--gather", action="store_true", help="start nothing, and compare the trials that the folder has")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.epilog = (
+        "What is tried: --sweep.optimizer.learning_rate=1e-3,1e-2, or uniform:LOW:HIGH, log:LOW:HIGH, and with "
+        ":POINTS behind it for a grid. Any value of all trials: --config.steps=100"
+    )
 
     sub = command("evaluate", evaluate, "Measure a run's checkpoint on one split.")
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
@@ -488,6 +590,26 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("parity", parity, "Compare models with independent implementations; writes PARITY.md.")
     sub.add_argument("names", nargs="*", metavar="NAME", help="models; all that have another implementation by default")
 
+    sub = command(
+        "bench", bench, "Measure speed beside other libraries; writes benchmarks/results/ and a page of docs/."
+    )
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="of benchmarks/subjects.py, or a file with a model that writes; or all"
+    )
+    sub.add_argument(
+        "--against",
+        default="torch,transformers,diffusers,plain",
+        metavar="PEERS",
+        help="torch, transformers, diffusers, timm, keras; plain is ours without XLA's options (default: %(default)s)",
+    )
+    sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
+    sub.add_argument(
+        "--tasks", default="train,infer,decode,denoise", metavar="TASKS", help="which of them (default: %(default)s)"
+    )
+    sub.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each side (default: 5)")
+    sub.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of a turn, about (default: 3)")
+    sub.add_argument("--report", action="store_true", help="measure nothing: write the page of the rows that are there")
+
     sub = command("doctor", doctor, "Check this installation: versions, devices, what works and what is missing.")
     sub.add_argument("--workdir", metavar="DIR", help="check a run's folder instead: read and compare all checkpoints")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -508,6 +630,20 @@ def _overrides(rest: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         values[path.removeprefix("--config.")] = value
     return values
+
+
+def _space(rest: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What `--sweep.a.b=values` leaves of the arguments, and the values by path."""
+    others, values = [], {}
+    for flag in rest:
+        path, equals, text = flag.partition("=")
+        if not path.startswith("--sweep."):
+            others.append(flag)
+        elif not equals:
+            raise ConfigError(f"{path} needs values: {path}=1,2,3")
+        else:
+            values[path.removeprefix("--sweep.")] = text
+    return others, values
 
 
 def _show(options: argparse.Namespace, data, lines) -> None:

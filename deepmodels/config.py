@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,11 +23,12 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
     "compile": "jit",  # or pmap: pure data parallelism only
+    "deterministic": False,  # or True: the same bits each time on a GPU, and for any number of threads on a CPU; slower
     # devices by axis, see docs/meshes.md; -1 for one takes what the others leave
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1, "dcn": {}},
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
-    "init": {"weights": None, "source": None, "revision": None, "cast": False, "fresh": None},
+    "init": {"weights": None, "source": None, "revision": None, "sha256": None, "cast": False, "fresh": None},
     # {"rank": 8, "alpha": 16, "pattern": dense layers, "train": what trains besides, "quantize": layers in 4 bits},
     # see deepmodels.training.lora and deepmodels.training.four_bits
     "lora": None,
@@ -45,15 +47,25 @@ DEFAULTS: dict[str, Any] = {
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
     "decode": None,  # {"metrics": names, ...}: what a model writes by itself is measured and shown at the end
     "early_stopping": None,  # {"metric": "validation/loss", "mode": "min", "patience": evaluations without improvement}
+    # what becomes of a step whose numbers go wrong: stop, skip, or rollback; see deepmodels.training.guard
+    "guard": {
+        "policy": "stop",
+        "z_score": 6.0,  # from which a loss or a gradient's norm stands out; None looks for what isn't finite alone
+        "warmup": 50,  # steps before anything can stand out
+        "patience": 5,  # skip: so many bad steps in a row; one more stops the run
+        "rollbacks": 3,  # rollback: so often; once more stops the run
+    },
     "sinks": (),  # tensorboard, wandb; metrics.jsonl and metrics.csv are always written
 }
 
+SECTIONS = ("mesh", "init", "every", "keep", "guard")  # of these keys alone
 LORA = {"rank": 8, "alpha": None, "pattern": ".*attention/(query|value)", "train": None, "quantize": None}
 FROZEN = {
     "weights": None,  # the folder of a run, or as for init; None for a network as it is drawn at random
     "model": None,  # if the weights aren't of a run
     "source": None,  # as for init
     "revision": None,
+    "sha256": None,
     "cast": False,
     "mean": None,  # that it normalises by: by default as its run did, or as its model's row says, or as this run does
     "std": None,
@@ -66,10 +78,9 @@ ADAPTIVE = {"target": 0.6, "images": 500_000}
 EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
-FREE = (
-    *("steps", "mesh", "shard_optimizer", "offload_optimizer", "compile", "every", "keep", "early_stopping", "decode"),
-    *("sinks", "data.threads", "data.path"),
-)
+FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
+FREE += ("deterministic", "shard_optimizer", "offload_optimizer")
+FREE += ("guard", "data.skip_damaged")  # how faults are met, which is what one may have to change to go on
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -83,13 +94,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
       ConfigError: no such file or size, or a path that the config doesn't have.
     """
     file, _, size = spec.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = run_file(file)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file {file!r} doesn't define get_config()")
     try:
@@ -103,6 +108,22 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     config = complete(config)
     override(config, overrides or {})
     return complete(config)
+
+
+def run_file(file: str) -> ModuleType:
+    """Returns what a Python file makes when it is run.
+
+    Raises:
+      ConfigError: there is no such file; the nearest beside it is named.
+    """
+    path = Path(file)
+    if not path.is_file():
+        files = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(f"config file {file!r} doesn't exist: {nearest(file, files)}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
 
 
 def complete(config: Mapping[str, Any]) -> ConfigDict:
@@ -120,7 +141,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     if missing:
         raise ConfigError(f"config needs the key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
     result = DEFAULTS | given
-    defaults = {key: DEFAULTS[key] for key in ("mesh", "init", "every", "keep")}
+    defaults = {key: DEFAULTS[key] for key in SECTIONS}
     defaults |= {"lora": LORA, "judge": JUDGE, "early_stopping": EARLY_STOPPING, "decode": DECODE}
     defaults |= {"adaptive_augment": ADAPTIVE}
     for key, values in defaults.items():
@@ -156,6 +177,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
     for key in ("keep", "early_stopping"):
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
+    _check_guard(result["guard"])
+    _count("config.data.skip_damaged", result["data"].get("skip_damaged", 0))
     if result["judge"] is not None:
         _positive("config.judge.samples", result["judge"]["samples"])
     if result["lora"] is not None:
@@ -170,6 +193,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         target = result["adaptive_augment"]["target"]
         if not isinstance(target, int | float) or not -1 < target < 1:
             raise ConfigError(f"config.adaptive_augment.target: expected a mean of signs, -1 to 1, got {target!r}")
+    if not isinstance(result["deterministic"], bool):
+        raise ConfigError(f"config.deterministic is True or False, got {result['deterministic']!r}")
     if result["compile"] not in ("jit", "pmap"):
         raise ConfigError(f"config.compile is 'jit' or 'pmap', got {result['compile']!r}")
     completed = ConfigDict(result)
@@ -197,9 +222,9 @@ def override(config: ConfigDict, values: Mapping[str, str]) -> None:
             section, walked = section[name], f"{walked}.{name}"
         if not isinstance(section, ConfigDict):
             raise ConfigError(f"{walked} is no section (in --config.{path}): it is {section!r}")
-        if key not in section and walked in ("config", "config.mesh", "config.init", "config.every", "config.keep"):
+        if key not in section and walked in ("config", *(f"config.{name}" for name in SECTIONS)):
             raise ConfigError(f"{walked} has no key {key!r}: {nearest(key, section.keys())}")
-        value, old = _literal(text), section.get(key)
+        value, old = literal(text), section.get(key)
         if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if isinstance(old, ConfigDict) and not isinstance(value, dict):
@@ -258,7 +283,8 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Returns a value from its text: a Python literal, true, false or null, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -275,6 +301,22 @@ def _section(name: str, section: Any, values: Mapping[str, Any]) -> dict[str, An
     return dict(values) | section
 
 
+def _check_guard(guard: Mapping[str, Any]) -> None:
+    if guard["policy"] not in ("stop", "skip", "rollback"):
+        raise ConfigError(f"config.guard.policy is 'stop', 'skip' or 'rollback', got {guard['policy']!r}")
+    _positive("config.guard.warmup", guard["warmup"])
+    for key in ("patience", "rollbacks"):
+        _count(f"config.guard.{key}", guard[key])
+    score = guard["z_score"]
+    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool) or not score > 0):
+        raise ConfigError(f"config.guard.z_score is a positive number or None, got {score!r}")
+
+
 def _positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} is a positive whole number, got {value!r}")
+
+
+def _count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"{name} is a whole number, 0 or more, got {value!r}")

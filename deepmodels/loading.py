@@ -32,6 +32,7 @@ def load(
     *,
     source: str | None = None,
     revision: str | None = None,
+    sha256: str | None = None,
     cast: bool = False,
     fresh: str | None = None,
     **overrides: Any,
@@ -48,6 +49,8 @@ def load(
       source: the library that named the arrays, a key of `deepmodels.weights.TABLES`, or "deepmodels" for our own
         names; if not given, the one that knows the most of the names.
       revision: a branch, tag or commit on the hub.
+      sha256: of the weights, as loading from the hub prints it and `deepmodels.weights.hub.digest` returns it; others
+        are refused.
       cast: whether floats of another precision are converted to the model's; otherwise they are an error.
       fresh: a regular expression of parameters that are initialised instead of loaded: "head/.*".
       overrides: arguments of the model, as `create` takes them.
@@ -60,7 +63,7 @@ def load(
     variables = _abstract(name, model)
     if fresh is not None:
         variables = _initialise(name, model, variables, fresh)
-    arrays, rules = _read(name, variables, weights, source, revision)
+    arrays, rules = _read(name, variables, weights, source, revision, sha256)
     variables = to_ours(arrays, rules, variables, cast=cast, fresh=fresh)
     return model, jax.tree.map(jnp.asarray, variables)
 
@@ -72,6 +75,7 @@ def read_leaves(
     *,
     source: str | None = None,
     revision: str | None = None,
+    sha256: str | None = None,
     cast: bool = False,
     fresh: str | None = None,
 ) -> dict[str, np.ndarray]:
@@ -80,7 +84,7 @@ def read_leaves(
     Args:
       name: the model's, as `create` takes it.
       variables: its variables, or their shapes and dtypes.
-      weights, source, revision, cast: as `load` takes them.
+      weights, source, revision, sha256, cast: as `load` takes them.
       fresh: as `load` takes it. If it isn't given and the weights don't fit as a whole, the head (`HEAD`) is left out,
         as one for other classes has to be; all the rest must fit.
 
@@ -93,7 +97,7 @@ def read_leaves(
             re.compile(fresh)
         except re.error as error:
             raise ConfigError(f"fresh: {fresh!r} isn't a regular expression: {error}") from error
-    arrays, rules = _read(name, variables, weights, source, revision)
+    arrays, rules = _read(name, variables, weights, source, revision, sha256)
     try:
         found = to_ours(arrays, rules, variables, cast=cast, fresh=fresh)
     except WeightsError:
@@ -321,10 +325,15 @@ def convert(
 
 
 def _read(
-    name: str, variables: PyTree, weights: str | os.PathLike, source: str | None, revision: str | None
+    name: str,
+    variables: PyTree,
+    weights: str | os.PathLike,
+    source: str | None,
+    revision: str | None,
+    sha256: str | None,
 ) -> tuple[dict[str, np.ndarray], Rules]:
     """The arrays of a file or of the hub, and the table of their names."""
-    place = Path(hub.find(os.fspath(weights), revision))
+    place = Path(hub.find(os.fspath(weights), revision, sha256))
     if place.suffix == ".gguf":
         arrays, described = gguf_file.describe(place)
         return arrays, described.rules

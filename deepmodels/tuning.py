@@ -1,27 +1,68 @@
-"""Settings of a back end under which the models run faster, each of them measured: benchmarks/train_step.py --plain."""
+"""Settings of a back end: those under which the models run faster, each measured by `deepmodels bench --against plain`,
+and those under which a program gives the same bits each time that it runs.
+"""
 
 import ctypes
 import sys
+from typing import NamedTuple
 
 import jax
 
-COMPILER_OPTIONS = {
-    "cpu": {
+
+class Profile(NamedTuple):
+    """Compiler options of a back end; the version is the day on which they were measured last."""
+
+    version: str
+    options: dict[str, str]
+
+
+# A GPU has none yet: nobody measured one
+PROFILES = {
+    "cpu": Profile(
+        "2026-11-29",
         # convolutions and matrix products by Eigen; YNNPACK, XLA's default, is better at sums only
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+        {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
+    ),
+}
+DETERMINISTIC = {
+    # the first implies the others where its documentation says so; a GPU is otherwise free to add in any order, and to
+    # choose among algorithms by how fast they were a moment ago
+    "gpu": {
+        "xla_gpu_deterministic_ops": "true",
+        "xla_gpu_exclude_nondeterministic_ops": "true",
+        "xla_gpu_autotune_level": "0",
     },
+    # Eigen's threads divide a sum among as many as there are: other bits for another number of them
+    "cpu": {"xla_cpu_multi_thread_eigen": "false", **PROFILES["cpu"].options},
 }
 _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
 
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
 
 
-def compiler_options() -> dict[str, str]:
-    """Returns the options to compile a training step with, for the default back end; {} for versions not tried."""
+def compiler_options(deterministic: bool = False) -> dict[str, str]:
+    """Returns the options to compile a program with, for the default back end.
+
+    Args:
+      deterministic: whether it must give the same bits each time, whatever the number of threads: slower, and then all
+        that is tuned for speed is left out. Otherwise {} for versions of JAX not tried.
+    """
+    if deterministic:
+        return DETERMINISTIC.get(jax.default_backend(), {})
     version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if not _TESTED[0] <= version < _TESTED[1]:
+    if not _TESTED[0] <= version < _TESTED[1] or jax.default_backend() not in PROFILES:
         return {}
-    return COMPILER_OPTIONS.get(jax.default_backend(), {})
+    return PROFILES[jax.default_backend()].options
+
+
+def profile(deterministic: bool = False) -> str:
+    """Returns what `compiler_options` gives in one line: the version of the options for speed, "none" without any."""
+    given = compiler_options(deterministic)
+    if not given:
+        return "none"
+    back_end = jax.default_backend()
+    name = f"{back_end} {'deterministic' if deterministic else PROFILES[back_end].version}"
+    return f"{name}: {' '.join(f'{option}={value}' for option, value in given.items())}"
 
 
 def keep_memory() -> bool:

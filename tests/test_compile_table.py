@@ -20,9 +20,9 @@ def test_a_step_is_as_large_as_it_was(monkeypatch, name, compiled):
         pytest.skip(f"no row of {name} under jax {jax.__version__}: python benchmarks/compile.py {name}")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import compile
-    import train_step
+    import subjects
 
-    lowered = compile.lower(train_step.SUBJECTS[name])
+    lowered = compile.lower(subjects.SUBJECTS[name])
     assert len(lowered.as_text().splitlines()) == pytest.approx(int(rows[-1]["hlo lines"]), rel=LINES)
     if compiled:
         memory = lowered.compile(tuning.compiler_options()).memory_analysis()

@@ -26,7 +26,9 @@ print(faults())
 
 def test_a_step_compiles_with_the_options_and_computes_the_same():
     options = tuning.compiler_options()
-    assert options == tuning.COMPILER_OPTIONS["cpu"]
+    assert options == tuning.PROFILES["cpu"].options
+    assert tuning.profile().startswith(f"cpu {tuning.PROFILES['cpu'].version}: ")
+    assert all(f"{name}={value}" in tuning.profile() for name, value in options.items())
     x = jnp.arange(6.0).reshape(2, 3)
     compiled = jax.jit(lambda x: (x @ x.T).sum()).lower(x).compile(options)
     np.testing.assert_allclose(compiled(x), (np.asarray(x) @ np.asarray(x).T).sum())
@@ -35,6 +37,7 @@ def test_a_step_compiles_with_the_options_and_computes_the_same():
 def test_versions_that_nobody_tried_get_no_options(monkeypatch):
     monkeypatch.setattr(jax, "__version__", "0.99.0")
     assert tuning.compiler_options() == {}
+    assert tuning.profile() == "none"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")

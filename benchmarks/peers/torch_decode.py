@@ -1,25 +1,17 @@
 """The peer: transformers' `generate` with a static cache, torch in eager mode."""
 
-import os
-import sys
-from pathlib import Path
+import torch_steps
+from torch_steps import oracles, torch, turns
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "parity")]
-
-import oracles  # noqa: E402
-import turns  # noqa: E402
-
-torch = oracles.import_torch()
 PROMPT = [*range(100, 1700, 100)]  # as ours
 
 
-def start(arguments: list[str]):
-    """Returns (step, facts) for the arguments [a model's folder, number of tokens]."""
-    folder, count = arguments[0], int(arguments[1])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+def start(side: dict):
+    """Returns (step, facts) for a subject's fields, the "folder" of its model, "task" and "device"."""
+    facts, count = torch_steps.begin(side), side["lengths"][0]
     transformers = oracles.import_transformers()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(side["folder"], dtype=torch.float32).eval()
+    model = model.to(torch.get_default_device())
     model.generation_config.eos_token_id = None
     inputs = {"input_ids": torch.tensor([PROMPT]), "attention_mask": torch.ones(1, len(PROMPT), dtype=torch.int64)}
 
@@ -29,8 +21,8 @@ def start(arguments: list[str]):
         )
         return written[0, len(PROMPT) :].tolist()
 
-    version = f"torch {torch.__version__} transformers {transformers.__version__}"
-    return step, {"version": version, "tokens": step()}
+    facts["version"] += f" transformers {transformers.__version__}"
+    return step, facts | {"tokens": step()}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,10 @@
 """The peer: the models of text as transformers and torch have them, trained by torch in eager mode."""
 
-import json
 import math
-import os
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "parity")]
+import torch_steps
+from torch_steps import oracles, torch, turns
 
-import oracles  # noqa: E402
-import turns  # noqa: E402
-
-torch = oracles.import_torch()
 cross_entropy = torch.nn.functional.cross_entropy
 
 
@@ -61,14 +53,18 @@ def bert_base(arguments: dict, batch: int, lengths: list[int]):
     model = transformers.BertForMaskedLM(transformers.BertConfig())
     tokens = torch.randint(0, 30_522, (batch, *lengths))
     labels = tokens.where(torch.rand(tokens.shape) < 0.15, -100)
-    return model, lambda: model(input_ids=tokens, labels=labels).loss
+    return model, lambda: model(input_ids=tokens, labels=labels).loss, lambda: model(input_ids=tokens)
 
 
 def t5_small(arguments: dict, batch: int, lengths: list[int]):
     transformers = oracles.import_transformers()
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0))
     source, target = (torch.randint(0, 32_128, (batch, length)) for length in lengths)
-    return model, lambda: model(input_ids=source, labels=target).loss
+
+    def forward():
+        return model(input_ids=source, decoder_input_ids=target, use_cache=False)
+
+    return model, lambda: model(input_ids=source, labels=target).loss, forward
 
 
 def transformer_base(arguments: dict, batch: int, lengths: list[int]):
@@ -79,13 +75,17 @@ def transformer_base(arguments: dict, batch: int, lengths: list[int]):
         logits = model(source, target[:, :-1])
         return cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), label_smoothing=0.1)
 
-    return model, loss
+    return model, loss, lambda: model(source, target[:, :-1])
 
 
 def lstm_ptb_medium(arguments: dict, batch: int, lengths: list[int]):
     model = LanguageModel(10_000, arguments["hidden_size"])
     tokens = torch.randint(0, 10_000, (batch, *lengths))
-    return model, lambda: cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+    def loss():
+        return cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+    return model, loss, lambda: model(tokens)
 
 
 def gpt2(arguments: dict, batch: int, lengths: list[int]):
@@ -93,25 +93,27 @@ def gpt2(arguments: dict, batch: int, lengths: list[int]):
     still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), arguments["dropout_rate"])
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**still))
     tokens = torch.randint(0, 50_257, (batch, *lengths))
-    return model, lambda: model(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+    def forward(**labels):
+        return model(input_ids=tokens, use_cache=False, **labels)
+
+    return model, lambda: forward(labels=tokens).loss, forward
 
 
-def start(arguments: list[str]):
-    """Returns (step, facts) for the arguments [a row of train_step.py's SUBJECTS as JSON]."""
-    subject = json.loads(arguments[0])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    make = {f.__name__: f for f in (bert_base, t5_small, transformer_base, lstm_ptb_medium, gpt2)}[subject["model"]]
-    model, loss = make(subject["arguments"], subject["batch"], subject["lengths"])
+MODELS = {f.__name__: f for f in (bert_base, t5_small, transformer_base, lstm_ptb_medium, gpt2)}
+
+
+def start(side: dict):
+    """Returns (step, facts) for a subject's fields, "task", "batch", "device" and "by"."""
+    facts = torch_steps.begin(side)
+    model, loss, forward = MODELS[side["model"]](side["arguments"], side["batch"], side["lengths"])
+    if side["by"] == "transformers":
+        facts["version"] += f" transformers {oracles.import_transformers().__version__}"
+    if side["task"] == "infer":
+        model.eval()
+        return torch_steps.inference(side, forward), facts
     model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-
-    return step, {"version": f"torch {torch.__version__}", "layout": "contiguous_format"}
+    return torch_steps.training(side, model.parameters(), loss), facts
 
 
 if __name__ == "__main__":

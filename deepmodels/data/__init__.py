@@ -2,6 +2,11 @@
 
 from deepmodels.data.array_record import ArrayRecordSource as ArrayRecordSource
 from deepmodels.data.array_record import write_array_record as write_array_record
+from deepmodels.data.checked import Bound as Bound
+from deepmodels.data.checked import CheckedSource as CheckedSource
+from deepmodels.data.checked import changes as changes
+from deepmodels.data.checked import fingerprint as fingerprint
+from deepmodels.data.checked import where_from as where_from
 from deepmodels.data.datasets import DATASETS as DATASETS
 from deepmodels.data.datasets import Dataset as Dataset
 from deepmodels.data.datasets import create as create
@@ -9,8 +14,10 @@ from deepmodels.data.idx import read_idx as read_idx
 from deepmodels.data.images import ImageFolderSource as ImageFolderSource
 from deepmodels.data.images import decode_image as decode_image
 from deepmodels.data.images import preprocess as preprocess
+from deepmodels.data.pipeline import batch_records as batch_records
 from deepmodels.data.pipeline import batches as batches
 from deepmodels.data.pipeline import evaluation_batches as evaluation_batches
+from deepmodels.data.pipeline import position as position
 from deepmodels.data.sources import ArraySource as ArraySource
 from deepmodels.data.sources import Source as Source
 from deepmodels.data.sources import StyledSource as StyledSource

@@ -53,12 +53,33 @@ def bucketed_indices(lengths: np.ndarray, seed: int, window: int, batch_size: in
     return indices[permutation(_SORTED_TOGETHER, seed, window, 1)]
 
 
+def position(step: int, windows: Sequence[Sequence[int]]) -> int:
+    """Returns the number of the batch that a step takes: its own, and more where batches have been passed over.
+
+    Args:
+      step: how many steps came before.
+      windows: [[step, count], ...]: from that step on, `count` batches more are passed over.
+    """
+    return step + sum(count for begin, count in windows if step >= begin)
+
+
+def batch_records(
+    source: Source, *, batch_size: int, seed: int, number: int, buckets: Sequence[int] = ()
+) -> np.ndarray:
+    """Returns which records the global batch `number` of `batches` has, int64 (batch_size,); the rest is as there."""
+    if not len(buckets):
+        return record_indices(len(source), seed, number * batch_size + np.arange(batch_size))
+    window, place = divmod(number, _SORTED_TOGETHER)
+    return bucketed_indices(np.asarray(source.lengths), seed, window, batch_size)[place]
+
+
 def batches(
     source: Source,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    windows: Sequence[Sequence[int]] = (),
     buckets: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -72,6 +93,7 @@ def batches(
       batch_size: rows of a global batch, over all processes.
       seed: with the step, decides which records a batch holds. It isn't negative.
       start_step: the number of the first batch; it costs nothing to begin late.
+      windows: batches that are passed over, see `position`.
       buckets: the lengths that batches of a source of sequences may have, ascending. Records of about one length come
         together, and a batch has the least of these lengths that its longest record fits. Each costs a compilation.
       process_index: process i of N gets rows i * batch_size / N to (i + 1) * batch_size / N - 1 of each global batch.
@@ -95,14 +117,15 @@ def batches(
             raise ConfigError(f"{name}: expected 0 or more, got {value}")
 
     def make_batch(step: int, map_function: Callable) -> Record:
-        return gather(source, record_indices(length, seed, step * batch_size + rows), map_function)
+        first = position(step, windows) * batch_size
+        return gather(source, record_indices(length, seed, first + rows), map_function)
 
     if len(buckets):
         lengths = _check_buckets(source, buckets)
         window_indices = functools.lru_cache(maxsize=1)(functools.partial(bucketed_indices, lengths, seed))
 
         def make_batch(step: int, map_function: Callable) -> Record:
-            window, number = divmod(step, _SORTED_TOGETHER)
+            window, number = divmod(position(step, windows), _SORTED_TOGETHER)
             indices = window_indices(window, batch_size)[number]
             width = buckets[int(np.searchsorted(buckets, lengths[indices].max()))]
             batch = gather(source, indices[rows], map_function)
@@ -122,7 +145,8 @@ def evaluation_batches(
 ) -> Generator[Record, None, None]:
     """Returns the batches of one pass in order, all of one shape: name -> array (rows of this process, ...).
 
-    Each has one more array, "example_mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again.
+    Each has one more array, "example_mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again;
+    damaged records that a CheckedSource passes over count as padding.
     The arguments and the errors are those of `batches`, but `batch_size` may exceed the number of records.
     """
     rows = _process_rows(batch_size, process_index, process_count)
@@ -131,7 +155,9 @@ def evaluation_batches(
     def make_batch(step: int, map_function: Callable) -> Record:
         positions = step * batch_size + rows
         real = positions < length
-        return gather(source, np.where(real, positions, 0), map_function) | {"example_mask": real.astype(np.float32)}
+        batch = gather(source, np.where(real, positions, 0), map_function)
+        real &= ~np.isin(positions, list(getattr(source, "damaged", ())))
+        return batch | {"example_mask": real.astype(np.float32)}
 
     return _generate(source, make_batch, range(-(-length // batch_size)), threads, prefetch)
 

@@ -48,11 +48,20 @@ class GroupNorm(nn.Module):
         dtype = jnp.float32 if x.dtype.itemsize < 4 else x.dtype
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32).astype(dtype)
         bias = self.param("bias", zeros, (channels,), jnp.float32).astype(dtype)
-        groups = x.astype(dtype).reshape(x.shape[0], -1, self.num_groups, channels // self.num_groups)
-        centred = groups - groups.mean((1, 3), keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + self.epsilon)
-        wide = (1,) * (x.ndim - 1) + (channels,)
-        return (y.reshape(x.shape) * scale.reshape(wide) + bias.reshape(wide)).astype(x.dtype)
+        values, axes = x.astype(dtype), tuple(range(1, x.ndim - 1))
+        wide = (x.shape[0], *(1 for _ in axes), channels)
+
+        def of_groups(per_channel: Array) -> Array:
+            """The mean of each group of (B, C), for all of its channels."""
+            groups = per_channel.reshape(x.shape[0], self.num_groups, -1)
+            return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(wide)
+
+        # over positions first, with all channels side by side: sums over a group's few are many times slower
+        mean = of_groups(values.mean(axes))
+        var = of_groups(jnp.square(values - mean).mean(axes))
+        factor = jax.lax.rsqrt(var + self.epsilon) * scale.reshape((1,) * (x.ndim - 1) + (channels,))
+        shift = bias.reshape((1,) * (x.ndim - 1) + (channels,)) - mean * factor
+        return (values * factor + shift).astype(x.dtype)
 
 
 def halved(x: Array) -> Array:

@@ -17,10 +17,12 @@ from deepmodels.parallel.mesh import (
     written,
 )
 from deepmodels.parallel.rules import RULES, check_axes, on_host, part_bytes, shardings, shardings_like
+from deepmodels.parallel.watchdog import alive
 
 __all__ = [
     "AXES",
     "RULES",
+    "alive",
     "batch_sharding",
     "check_axes",
     "check_batch_size",

@@ -8,6 +8,7 @@ from deepmodels.training.optimizer import make_optimizer
 from deepmodels.training.planning import Estimate, estimate
 from deepmodels.training.preemption import Preempted
 from deepmodels.training.step import TrainState, make_adversarial_step, make_train_step, players
+from deepmodels.training.sweeps import Trial, gather, sweep
 
 __all__ = [
     "Certificate",
@@ -16,14 +17,17 @@ __all__ = [
     "Result",
     "TrainState",
     "TrainingError",
+    "Trial",
     "certify",
     "check_run",
     "estimate",
     "evaluate",
+    "gather",
     "load_run",
     "make_adversarial_step",
     "make_optimizer",
     "make_train_step",
     "players",
+    "sweep",
     "train",
 ]

@@ -1,8 +1,10 @@
 """Checkpoints: orbax writes and reads them, asynchronously; what to keep and what to trust is decided here.
 
-A checkpoint holds the state and a record: config, versions, revision, command, and the evaluations so far; and digests
-of both, which whoever restores compares. A step becomes visible by one rename, and goes by one rename too, so that a
-run killed at any moment leaves whole steps only.
+A checkpoint holds the state and a record: config, versions, revision, command, and the evaluations so far; the names,
+dtypes and shapes of the state's leaves; and digests of all that, which whoever restores compares. So what isn't as it
+was saved is damage, and the step before is used; what is, but doesn't fit the model, is a mistake of whoever asks for
+it, and said. A step becomes visible by one rename, and goes by one rename too, so that a run killed at any moment
+leaves whole steps only.
 """
 
 import copy
@@ -19,9 +21,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deepmodels import integrity, trees
+from deepmodels import integrity, parallel, trees
 from deepmodels.errors import CheckpointError
+from deepmodels.training.workdir import check_held, holder_of
 from deepmodels.trees import PyTree
+
+_METADATA = (  # ours in a checkpoint: of this version, and of older ones
+    {"record", "record_digest", "digests", "leaves", "leaves_digest"},
+    {"record", "record_digest", "digests"},
+    {"record"},
+)
 
 
 class Restored(NamedTuple):
@@ -83,6 +92,7 @@ def examine(workdir: str | Path, step: int) -> str:
     try:
         with jax.enable_x64(True):  # or it would be cast
             saved = ocp.checkpointables_metadata(folder)
+            _check_description(saved)  # before it is read: it may claim any size
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), saved.metadata["state"]
             )
@@ -92,8 +102,33 @@ def examine(workdir: str | Path, step: int) -> str:
             _compare(state, saved.custom_metadata)
     except Exception as error:  # orbax raises whatever its layers do
         raise CheckpointError(f"checkpoint of step {step}: {_root_cause(error)}") from error
-    leaves = jax.tree.leaves(state)
-    return f"{len(leaves)} leaves, {trees.count(state):,} numbers, all as they were saved"
+    held = f"{len(jax.tree.leaves(state))} leaves, {trees.count(state):,} numbers"
+    return f"{held}, all as they were saved; sha256 {integrity.sha256(state)}"
+
+
+def look(workdir: str | Path, abstract: PyTree, step: int | None = None) -> Restored | None:
+    """Returns the newest checkpoint that can be read, or that of a step, and changes nothing; None if there are none.
+
+    It may be that of a run that trains meanwhile, or on a disk that can't be written to.
+
+    Args:
+      workdir: the run's folder.
+      abstract: as for `Checkpoints.restore`.
+      step: only this one.
+
+    Raises:
+      CheckpointError: as `Checkpoints.restore` does.
+    """
+    folder = Path(workdir, "checkpoints")
+    said = []
+    for newest in _asked(folder, step):
+        restored, damage = _tried(folder, newest, abstract)
+        if damage is None:
+            return restored._replace(warnings=said + restored.warnings)
+        said.append(f"checkpoint of step {newest} is damaged ({_root_cause(damage)})")
+    if said:
+        raise CheckpointError(f"{folder}: no checkpoint can be read. {'. '.join(said)}")
+    return None
 
 
 class Checkpoints:
@@ -109,6 +144,7 @@ class Checkpoints:
         shutil.rmtree(self._trash, ignore_errors=True)
         logging.getLogger("absl").addFilter(_not_from_orbax)
         self._said: list[str] = []  # of steps set aside
+        self._holder = holder_of(workdir)
         open_orbax = partial(
             ocp.training.Checkpointer,
             self._folder.absolute(),
@@ -130,6 +166,7 @@ class Checkpoints:
                 raise
             self._orbax = open_orbax()
         self._pending = None
+        self._step = None  # that is being saved
 
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, in ascending order."""
@@ -139,15 +176,21 @@ class Checkpoints:
         """Starts to save a state; its arrays may be donated as soon as this returns.
 
         Raises:
-          CheckpointError: this save, or the one before it, failed: the disk is full, say. Earlier steps stay good.
+          CheckpointError: this save, or the one before it, failed: the disk is full, say; or another run has taken the
+            folder over. Earlier steps stay good.
         """
         self.wait()
+        check_held(self._folder.parent, self._holder)
         record = copy.deepcopy(dict(record))  # it is written later, and the run adds to it meanwhile
+        leaves, digests = _described(state), integrity.digests(state)
         metadata = {
             "record": record,
             "record_digest": integrity.text_digest(record),
-            "digests": integrity.digests(state),
+            "digests": digests,
+            "leaves": leaves,
+            "leaves_digest": integrity.text_digest([leaves, digests]),
         }
+        self._step = step
         try:
             self._pending = self._orbax.save_checkpointables_async(
                 step, {"state": state}, force=True, custom_metadata=metadata
@@ -168,6 +211,7 @@ class Checkpoints:
             pending.result()
         except Exception as error:
             raise self._failed(error) from error
+        parallel.alive()
 
     def keep(self, last: int, also: int | None = None) -> None:
         """Removes all but the last few steps and the step `also`."""
@@ -190,21 +234,12 @@ class Checkpoints:
           step: only this one.
 
         Raises:
-          CheckpointError: a step's tree, shapes or dtypes aren't those of `abstract`, or no step can be read.
+          CheckpointError: a step's tree, shapes or dtypes aren't those of `abstract`, no step can be read, or memory is
+            short.
         """
-        steps = self.steps() if step is None else [step]
-        if step is not None and step not in self.steps():
-            raise CheckpointError(f"{self._folder}: no checkpoint of step {step}, there are {self.steps()}")
         said, self._said = self._said, []
-        for newest in reversed(steps):
-            restored = damage = None
-            try:
-                restored = self._read(newest, abstract)
-            except CheckpointError:
-                raise
-            except Exception as error:  # orbax raises whatever its layers do
-                damage = error
-            damage = _agreed(damage)
+        for newest in _asked(self._folder, step):
+            restored, damage = _tried(self._folder, newest, abstract)
             if damage is None:
                 return restored._replace(warnings=said + restored.warnings)
             if step is None:
@@ -222,19 +257,6 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
 
-    def _read(self, step: int, abstract: PyTree) -> Restored:
-        saved = self._orbax.checkpointables_metadata(step)
-        if saved.metadata.get("state") is None or not saved.custom_metadata:
-            raise ValueError("its metadata can't be read")
-        self._check(step, saved.metadata["state"], abstract)
-        state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
-        said = []
-        if "digests" in saved.custom_metadata:
-            _compare(state, saved.custom_metadata)
-        else:
-            said.append(f"checkpoint of step {step} has no digests, as it is of an older version: unchecked")
-        return Restored(state, saved.custom_metadata["record"], said)
-
     def _set_aside(self, step: int, error: Exception) -> None:
         """Moves a step to the folder `damaged`: process 0 does, while the others wait."""
         said = f"checkpoint of step {step} is damaged ({_root_cause(error)}); it was moved to {self._damaged}"
@@ -251,29 +273,59 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
 
-    def _check(self, step: int, saved: PyTree, abstract: PyTree) -> None:
-        have, want = trees.flatten(saved), trees.flatten(abstract)
-        lines = [f"{name} is missing" for name in want.keys() - have.keys()]
-        lines += [f"{name} isn't in the model" for name in have.keys() - want.keys()]
-        for name in sorted(have.keys() & want.keys()):
-            a, b = have[name], want[name]
-            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-                lines.append(f"{name} is {a.dtype}{list(a.shape)}, the model has {b.dtype}{list(b.shape)}")
-        if lines:
-            more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-            raise CheckpointError(
-                f"{self._folder / str(step)} doesn't fit the model: {'; '.join(sorted(lines)[:5])}{more}. "
-                "Restore it with the config it was saved from, or choose another workdir"
-            )
-
     def _failed(self, error: Exception) -> CheckpointError:
         free = shutil.disk_usage(self._folder).free
         steps = self.steps()
-        kept = f"step {steps[-1]} is the last whole one" if steps else "there is no whole one"
+        kept = f"step {steps[-1]} is the last whole one" if steps else "no step is whole yet"
         return CheckpointError(
-            f"saving a checkpoint to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are free "
-            f"there; {kept}"
+            f"saving step {self._step} to {self._folder} failed ({_root_cause(error)}); {free / 2**20:.1f} MiB are "
+            f"free there; {kept}. Once that is mended, the same command goes on from it"
         )
+
+
+def _asked(folder: Path, step: int | None) -> list[int]:
+    """The steps to try, the newest first: all there are, or the one that was asked for."""
+    steps = saved_steps(folder.parent)
+    if step is None:
+        return steps[::-1]
+    if step not in steps:
+        raise CheckpointError(f"{folder}: no checkpoint of step {step}, there are {steps}")
+    return [step]
+
+
+def _tried(folder: Path, step: int, abstract: PyTree) -> tuple[Restored | None, Exception | None]:
+    """A checkpoint, or what is wrong with it, as all processes agree.
+
+    Raises:
+      CheckpointError: it is as it was saved, and fits neither the model nor into memory.
+    """
+    restored = damage = None
+    try:
+        restored = _read(folder / str(step), abstract)
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax raises whatever its layers do
+        if "MemoryError" in (cause := _root_cause(error)) or "RESOURCE_EXHAUSTED" in cause:
+            raise CheckpointError(
+                f"{folder / str(step)} doesn't fit into memory ({cause}): give the run more, or more devices to divide "
+                "its state among; the checkpoint is left as it is"
+            ) from error
+        damage = error
+    return restored, _agreed(damage)
+
+
+def _read(folder: Path, abstract: PyTree) -> Restored:
+    from orbax.checkpoint import v1 as ocp
+
+    folder = folder.absolute()
+    saved = ocp.checkpointables_metadata(folder)
+    _check_fit(folder, _check_description(saved), _described(abstract))
+    state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+    if "digests" in saved.custom_metadata:
+        _compare(state, saved.custom_metadata)
+        return Restored(state, saved.custom_metadata["record"], [])
+    said = f"checkpoint of step {folder.name} has no digests, as it is of an older version: unchecked"
+    return Restored(state, saved.custom_metadata["record"], [said])
 
 
 def _agreed(damage: Exception | None) -> Exception | None:
@@ -287,6 +339,48 @@ def _agreed(damage: Exception | None) -> Exception | None:
     if damage is None and found.any():
         return ValueError(f"process {int(found.argmax())} can't read it")
     return damage
+
+
+def _described(tree: PyTree) -> dict[str, str]:
+    """The dtype and shape of each leaf by name, "float32[2, 3]"."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in trees.flatten(tree).items()}
+
+
+def _check_description(saved: Any) -> dict[str, str]:
+    """Returns what a checkpoint's metadata say of its leaves.
+
+    Raises:
+      ValueError: they aren't those that were saved, or what orbax says of the leaves isn't what was recorded of them.
+    """
+    ours = saved.custom_metadata or {}
+    if saved.metadata.get("state") is None or set(ours) not in _METADATA:
+        raise ValueError("its metadata can't be read")
+    found = _described(saved.metadata["state"])
+    if "leaves" not in ours:
+        return found
+    if integrity.text_digest([ours["leaves"], ours["digests"]]) != ours["leaves_digest"]:
+        raise ValueError("the record of its leaves isn't the one that was saved")
+    if wrong := sorted(
+        name for name in found.keys() | ours["leaves"].keys() if found.get(name) != ours["leaves"].get(name)
+    ):
+        name = wrong[0]
+        raise ValueError(f"{name} was {ours['leaves'].get(name, 'not there')}, and is {found.get(name, 'missing')}")
+    return found
+
+
+def _check_fit(folder: Path, have: Mapping[str, str], want: Mapping[str, str]) -> None:
+    """Raises CheckpointError that names the leaves, unless a checkpoint's are those of the model."""
+    lines = [f"{name} is missing" for name in want.keys() - have.keys()]
+    lines += [f"{name} isn't in the model" for name in have.keys() - want.keys()]
+    for name in have.keys() & want.keys():
+        if have[name] != want[name]:
+            lines.append(f"{name} is {have[name]}, the model has {want[name]}")
+    if lines:
+        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise CheckpointError(
+            f"{folder} doesn't fit the model: {'; '.join(sorted(lines)[:5])}{more}. "
+            "Restore it with the config it was saved from, or choose another workdir"
+        )
 
 
 def _compare(state: PyTree, metadata: Mapping[str, Any]) -> None:

@@ -24,10 +24,10 @@ class JitStep:
 
     axis_name = None
 
-    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
-        """Keeps the step; `compile` does the work."""
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
+        """Keeps the step; `compile` does the work, as config.deterministic wants it."""
         self.place = partial(parallel.place, mesh=mesh)
-        self._compiled = {}
+        self._compiled, self._options = {}, tuning.compiler_options(deterministic)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -39,8 +39,10 @@ class JitStep:
         return _compiled(self, state, batch)
 
     def __call__(self, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
-        """Makes a step."""
-        return self.program(state, batch)(state, batch)
+        """Makes a step; what isn't on the devices yet is an error, as moving it would make the step wait."""
+        program = self.program(state, batch)
+        with jax.transfer_guard("disallow"):
+            return program(state, batch)
 
     def enter(self, state: PyTree) -> PyTree:
         """Returns the state as it is."""
@@ -60,7 +62,7 @@ class PmapStep:
 
     axis_name = "data"
 
-    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree):
+    def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
         """Keeps the step, which averages its gradients over `axis_name`; `compile` does the work."""
         if mesh.size != mesh.shape["data"]:
             raise ConfigError(
@@ -69,6 +71,7 @@ class PmapStep:
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
         self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}
+        self._options = tuning.compiler_options(deterministic)
         self._step = jax.pmap(step, axis_name=self.axis_name, devices=self._devices, donate_argnums=0)
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -89,6 +92,7 @@ class PmapStep:
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the batch with a leading axis of devices."""
+        parallel.alive()
         count = len(self._devices)
         return {name: x.reshape(count, len(x) // count, *x.shape[1:]) for name, x in batch.items()}
 
@@ -109,7 +113,7 @@ def _compile(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> dict[str
     start = time.monotonic()
     lowered = step._step.lower(state, batch)
     middle = time.monotonic()
-    compiled = step._compiled[_shapes(batch)] = lowered.compile(tuning.compiler_options())
+    compiled = step._compiled[_shapes(batch)] = lowered.compile(step._options)
     facts = {"lower_seconds": middle - start, "compile_seconds": time.monotonic() - middle}
     memory = compiled.memory_analysis()
     if memory is not None:

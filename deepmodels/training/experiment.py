@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees
+from deepmodels import augment, data, loading, models, objectives, parallel, tokenizers, trees, tuning
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
@@ -46,6 +46,7 @@ PIPELINE = (
     "unpaired",
     "style",
     "buckets",
+    "skip_damaged",
 )
 
 
@@ -89,7 +90,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
-    sources, class_names = _sources(config)
+    sources, class_names = _sources(config, _bounds(config, model))
     _check_classes(config, model, class_names)
     _check_vocabulary(config, model, sources["train"])
     _check_call(config, model, sources["train"])
@@ -157,7 +158,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     )
     return Experiment(
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
-        jax.jit(init_state, out_shardings=shardings), freeze, networks,
+        jax.jit(init_state, out_shardings=shardings, compiler_options=compiler_options(config)), freeze, networks,
     )  # fmt: skip
 
 
@@ -221,15 +222,22 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
     return prepare
 
 
-def make_step(x: Experiment, axis_name: str | None) -> Callable:
+def compiler_options(config: ConfigDict) -> dict[str, str] | None:
+    """Returns how to compile what goes along with training, where config.deterministic asks for something."""
+    return tuning.compiler_options(deterministic=True) if config.deterministic else None
+
+
+def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) -> Callable:
     """Returns the step that trains, of one player or of two, to be compiled.
 
     Args:
       x: the experiment.
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
+      leaf_norms: whether the metrics have the norm of each leaf's gradient.
     """
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
+    named |= dict(leaf_norms=leaf_norms)
     objective = parallel.over_mesh(x.objective, x.mesh) if axis_name is None else x.objective
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
@@ -244,18 +252,32 @@ def make_step(x: Experiment, axis_name: str | None) -> Callable:
     return lambda state, batch: step(state._replace(opt_state=jax.device_put(state.opt_state, near)), batch)
 
 
-def train_batches(x: Experiment, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns this process's share of the endless training batches, from `start_step` on."""
+def train_batches(
+    x: Experiment, start_step: int, windows: Sequence[Sequence[int]] = ()
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns this process's share of the endless training batches, from `start_step` on, but for those passed over."""
     index, count = parallel.share(x.mesh)
     return data.batches(
         x.sources["train"],
         batch_size=x.config.data.batch_size,
         seed=x.config.seed,
         start_step=start_step,
+        windows=windows,
         buckets=tuple(x.config.data.get("buckets", ())),
         process_index=index,
         process_count=count,
         threads=x.config.data.get("threads"),
+    )
+
+
+def train_records(x: Experiment, step: int, windows: Sequence[Sequence[int]] = ()) -> np.ndarray:
+    """Returns which training records the batch of a step has, int64 (batch_size,), over all processes."""
+    return data.batch_records(
+        x.sources["train"],
+        batch_size=x.config.data.batch_size,
+        seed=x.config.seed,
+        number=data.position(step, windows),
+        buckets=tuple(x.config.data.get("buckets", ())),
     )
 
 
@@ -267,7 +289,8 @@ def evaluating(x: Experiment, params: PyTree, variables: PyTree) -> Callable:
 def make_evaluation(x: Experiment) -> Callable[[str, TrainState], dict[str, float]]:
     """Returns `evaluate(split, state) -> {"split/metric": mean}`, compiled at its first use."""
 
-    step, score = jax.jit(_evaluation_step(x)), jax.jit(_score_step(x))
+    options = compiler_options(x.config)
+    step, score = (jax.jit(make(x), compiler_options=options) for make in (_evaluation_step, _score_step))
 
     def scores(split: str, params, variables) -> tuple[np.ndarray, np.ndarray]:
         return predict(score, params, variables, evaluation_batches(x, split))
@@ -303,6 +326,15 @@ def metric_names(x: Experiment) -> list[str]:
     """Returns the names of the objective's metrics, by tracing an evaluation abstractly."""
     batch = _example(x.sources["train"])
     return list(jax.eval_shape(_evaluation_step(x), x.abstract.params, x.abstract.variables, batch))
+
+
+def without_damaged(x: Experiment, split: str) -> Experiment:
+    """Returns the experiment with a split that has only the records that can be read, as evaluation counts them."""
+    source = x.sources[split]
+    if not source.damaged:
+        return x
+    kept = np.setdiff1d(np.arange(len(source)), list(source.damaged))
+    return x._replace(sources=x.sources | {split: data.CheckedSource(data.SubsetSource(source, kept), split)})
 
 
 def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
@@ -453,7 +485,25 @@ def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> No
         )
 
 
-def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:
+# objectives that read "label" as the number of a class, whatever else is asked of them
+_LABELLED = ("classification", "classification_with_auxiliary", "perceptron", "segmentation", "token_classification")
+
+
+def _bounds(config: ConfigDict, model: nn.Module) -> dict[str, data.Bound]:
+    """The integers that a record's arrays may hold, as far as the model says."""
+    bounds, objective = {}, config.objective
+    labelled = objective.name in _LABELLED or (objective.name in objectives.OBJECTIVES and objective.get("conditional"))
+    if getattr(model, "num_classes", None) and labelled:
+        takes = inspect.signature(objectives.OBJECTIVES[objective.name]).parameters
+        ignored = objective.get("ignore_label", takes["ignore_label"].default if "ignore_label" in takes else None)
+        bounds["label"] = data.Bound(model.num_classes, ignored)
+    if size := getattr(model, "vocab_size", None):
+        bounds["tokens"] = data.Bound(size)
+        bounds["targets"] = data.Bound(getattr(model, "target_vocab_size", None) or size)
+    return bounds
+
+
+def _sources(config: ConfigDict, bounds: Mapping[str, data.Bound]) -> tuple[dict[str, data.Source], tuple[str, ...]]:
     section = {key: value for key, value in config.data.items() if key not in PIPELINE}
     size, held_out = config.data.get("validation_size", 0), tuple(config.data.get("held_out", ()))
     if held_out and not size:
@@ -467,6 +517,10 @@ def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...
     if (style := config.data.get("style")) is not None:
         picture = _style(style, sources["train"])
         sources = {split: data.StyledSource(source, picture) for split, source in sources.items()}
+    if hasattr(sources["train"], "tokenizer"):  # whose vocabulary is compared with the model's as a whole
+        bounds = {name: bound for name, bound in bounds.items() if name == "label"}
+    named = dict(bounds=bounds, skip=config.data.get("skip_damaged", 0), seed=config.seed)
+    sources = {split: data.CheckedSource(source, split, **named) for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
 

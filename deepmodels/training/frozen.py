@@ -241,7 +241,7 @@ def pretrained(config: ConfigDict, places: Mapping[str, PyTree]) -> dict[str, np
         weights, folder = section.weights, _folder_of_run(section.weights)
         if folder == Path(weights):
             weights = str(folder / "checkpoints" / str(chosen_step(folder)))
-        options = dict(source=section.source, revision=section.revision)
+        options = dict(source=section.source, revision=section.revision, sha256=section.sha256)
         options["cast"] = section.cast or config.precision == "float64"
         try:
             arrays = loading.read_leaves(section.model.name, places[name], weights, **options)

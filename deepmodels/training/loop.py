@@ -3,7 +3,9 @@
 import io
 import itertools
 import json
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,18 +18,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepmodels import cache, loading, parallel, trees
+from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
-from deepmodels.training.checkpoint import Checkpoints, best_step, saved_steps
+from deepmodels.training.checkpoint import Checkpoints, best_step, look, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
+from deepmodels.training.damage import Damage, check_unchanged
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
 from deepmodels.training.frozen import FROZEN
+from deepmodels.training.guard import Fault, Guard, RolledBack, TrainingError, explain, go_back
 from deepmodels.training.optimizer import averaged_params
 from deepmodels.training.pictures import make_pictures
 from deepmodels.training.preemption import Preempted, preemptible
@@ -35,16 +39,18 @@ from deepmodels.training.progress import Progress
 from deepmodels.training.report import write_report
 from deepmodels.training.sinks import create_sinks, read_json_lines
 from deepmodels.training.step import TrainState, of_model
-from deepmodels.training.workdir import open_workdir, peak_memory_bytes, provenance, read_config
+from deepmodels.training.workdir import (
+    open_workdir,
+    peak_memory_bytes,
+    provenance,
+    read_config,
+    read_record,
+    write_record,
+    writing,
+)
 from deepmodels.trees import PyTree
 
 _TEXTS = 12  # in the report
-
-
-class TrainingError(DeepModelsError):
-    """Training can't go on: the loss isn't finite, say."""
-
-    exit_code = 77  # starting it again as it is would end here again
 
 
 class Result(NamedTuple):
@@ -72,7 +78,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
       DataError: the data set is missing or damaged.
       WeightsError: the weights to start from aren't there, can't be read, or don't fit the model.
       CheckpointError: a checkpoint can't be saved, or none of those there can be read.
-      TrainingError: the loss isn't finite.
+      DiskError: another file of the run can't be written.
+      TrainingError: the loss or a gradient isn't finite, or more steps were bad than config.guard allows.
       Preempted: SIGTERM came; the state is saved, and the same call goes on from it.
     """
     say = (lambda _: None) if quiet or jax.process_index() else print
@@ -84,18 +91,38 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
         decoding.check(x)
     given = {} if saved_steps(workdir) else experiment.pretrained(x)
     with open_workdir(workdir, x.config) as workdir, preemptible() as leaving:
-        return _train(x, workdir, given, leaving, say, quiet)
+        windows, bad = read_record(workdir).get("windows", []), None
+        while True:
+            try:
+                return _train(x, workdir, given, windows, bad, leaving, say, quiet)
+            except RolledBack as error:
+                say(f"step {error.step:,} went wrong: back to the last checkpoint, and past its batch")
+                traceback.clear_frames(error.__traceback__)  # they hold the state, of which two may not fit
+                windows, bad = error.windows, error.step
+            except Fault as error:
+                traceback.clear_frames(error.__traceback__)
+                try:
+                    more = explain(x, workdir, lambda: x.init(given), error)
+                except DeepModelsError as problem:
+                    more = f"In which gradients can't be found out: {problem}"
+                raise TrainingError(f"{error}. {more}") from None
 
 
 def _train(
     x: Experiment,
     workdir: Path,
     given: Mapping[str, jax.Array],
-    leaving: Callable[[int], bool],
+    windows: list[list[int]],
+    bad: int | None,
+    leaving: Callable[[], bool],
     say: Callable[[str], None],
     quiet: bool,
 ) -> Result:
-    """The run itself, in a folder that is its own: with the leaves to start from, and who says that it must leave."""
+    """The run itself, in a folder that is its own.
+
+    With the leaves to start from, the batches to pass over, the number of the step from which it goes back, and who
+    says that it must leave.
+    """
     config, every = x.config, x.config.every
     watched = _watched(x)
     checkpoints = Checkpoints(workdir)
@@ -110,30 +137,42 @@ def _train(
             say(f"warning: {line}")
         say(f"going on from step {int(state.step):,}")
     say(_headline(x))
+    say(f"XLA's options: {tuning.profile(config.deterministic)}")
     if packed := x.abstract.variables.get(four_bits.COLLECTION):
         kernels = trees.count(four_bits.unpack({}, packed))
         say(f"{kernels:,} more of kernels in 4 bits, {trees.size_bytes(packed):,} bytes with their scales")
     if x.freeze:
         say(_text(trainable_table(x.abstract.params, x.freeze)))
     start = step = int(state.step)
+    earlier = {} if restored is None else restored.record
+    windows = max(windows, earlier.get("windows", []), key=len)
+    if bad is not None:
+        windows = go_back(workdir, bad, start, windows)
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
+    damage = Damage(x, workdir, earlier.get("damaged", {}))
+    record |= {"windows": windows, "data": check_unchanged(x, earlier.get("data"))}
     sinks = []
     if jax.process_index() == 0:
-        sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
-        (workdir / "run.json").write_text(json.dumps(record, indent=2))
+        with writing(workdir):
+            sinks = create_sinks(workdir, config.sinks, resume_step=None if restored is None else start)
+            write_record(workdir, record)
 
-    compiled = {"jit": JitStep, "pmap": PmapStep}[config.compile]
-    places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
-    train_step = compiled(experiment.make_step(x, compiled.axis_name), x.mesh, places)
+    def close() -> None:
+        checkpoints.close()
+        for sink in sinks:
+            sink.close()
+
+    guard = Guard(x, workdir, windows, earlier.get("watch"), close)
+    train_step = guard.step({"jit": JitStep, "pmap": PmapStep}[config.compile])
     evaluate_on, draw = judging.judged(x, experiment.make_evaluation(x)), make_pictures(x)
     state = train_step.enter(state)
-    meter = Meter(x)
+    meter = Meter(x, guard)
 
     spoken = not quiet and jax.process_index() == 0
     with Progress(config.steps, start, config.data.batch_size, enabled=spoken) as bar:
         stop = start >= config.steps or should_stop(evaluations, config.early_stopping)
         if not stop:
-            batches = parallel.prefetch(experiment.train_batches(x, start), train_step.place)
+            batches = parallel.prefetch(experiment.train_batches(x, start, windows), train_step.place)
             batch = next(batches)
             _write(sinks, start, train_step.compile(state, batch))
             meter.start()
@@ -146,7 +185,7 @@ def _train(
             stop = step == config.steps
 
             if step % every.log == 0 or step == start + 1 or stop:
-                values = meter.read()
+                values = meter.read() | damage.count()
                 _write(sinks, step, values)
                 shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
                 bar.update(step, shown, values["data_stall"])
@@ -161,11 +200,12 @@ def _train(
                 improved = best_step(evaluations, config.keep) == step
                 stop = stop or should_stop(evaluations, config.early_stopping)
 
-            asked = leaving(step)
+            asked = leaving()
             if step % every.checkpoint == 0 or improved or stop or asked:
                 meter.check()
                 with meter.paused():
-                    checkpoints.save(step, train_step.leave(state), record)
+                    known = {"watch": guard.record(), "damaged": damage.record()}
+                    checkpoints.save(step, train_step.leave(state), record | known)
                     checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
             if asked and not stop:
                 checkpoints.close()
@@ -184,10 +224,11 @@ def _train(
     checkpoints.close()
 
     metrics, written = _tested(x, evaluate_on, "test", state)
-    _write(sinks, step, metrics)
+    _write(sinks, step, metrics | damage.count())
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
-    report = _report(x, workdir, state, metrics, written)
+    with writing(workdir / "report.html"):
+        report = _report(experiment.without_damaged(x, "test"), workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -242,29 +283,32 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:
     """The state of a checkpoint, by default the best or else the last."""
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(x.abstract, step)
+    restored = look(workdir, x.abstract, step)
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet")
+    for line in restored.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     best = best_step(restored.record["evaluations"], x.config.keep)
     if step is None and best is not None:
-        restored = checkpoints.restore(x.abstract, best)
-    checkpoints.close()
+        restored = look(workdir, x.abstract, best)
     return restored.state
 
 
 class Meter:
     """Averages of the training metrics between two readings, and where the time in between went."""
 
-    def __init__(self, x: Experiment):
+    def __init__(self, x: Experiment, guard: Guard):
         """Reads nothing yet; `start` starts the clock."""
+        self._guard = guard
         self._batch_size = x.config.data.batch_size
         self._learning_rate = jax.jit(x.schedule)
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []  # not looked at yet
+        self._counted: list[tuple[int, dict[str, np.ndarray]]] = []
 
     def start(self) -> None:
         """Starts the clock, and forgets what was measured."""
-        self._pending, self._stalled, self._idle, self._since = [], 0.0, 0.0, time.monotonic()
+        self._pending, self._counted, self._steps = [], [], 0
+        self._stalled, self._idle, self._since = 0.0, 0.0, time.monotonic()
         self._free = self._since  # when the host could have given the device its next step
 
     def dispatch(self) -> None:
@@ -280,22 +324,24 @@ class Meter:
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step, still on the device."""
         self._pending.append((step, metrics))
+        self._steps, self._last = self._steps + 1, step
         self._free = time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """Returns the averages since the last reading; waits for the steps to be done.
+        """Returns the averages since the last reading, of the steps that count; waits for the steps to be done.
 
         Raises:
-          TrainingError: a step's loss isn't finite.
+          TrainingError, RolledBack: as `Guard.look`.
         """
-        fetched = self.check()
-        step = fetched[-1][0]
+        self.check()
         read = time.monotonic()
         elapsed = read - self._since
-        values = {name: float(np.mean([metrics[name] for _, metrics in fetched])) for name in fetched[0][1]}
+        names = self._counted[0][1] if self._counted else ()
+        values = {name: float(np.mean([metrics[name] for _, metrics in self._counted])) for name in names}
+        values |= self._guard.count()
         values |= {
-            "learning_rate": float(self._learning_rate(step - 1)),
-            "examples_per_second": len(fetched) * self._batch_size / elapsed,
+            "learning_rate": float(self._learning_rate(self._guard.updates(self._last) - 1)),
+            "examples_per_second": self._steps * self._batch_size / elapsed,
             "data_stall": self._stalled / elapsed,
             "dispatch_overhead": self._idle / elapsed,
             "peak_memory_bytes": peak_memory_bytes(),
@@ -304,22 +350,16 @@ class Meter:
         self._since = self._free = read  # what these lines took counts
         return values
 
-    def check(self) -> list[tuple[int, dict[str, np.ndarray]]]:
-        """Returns the steps since the last reading and their metrics; waits for them to be done.
+    def check(self) -> None:
+        """Looks at the steps since the last time; waits for them to be done.
 
         Raises:
-          TrainingError: the loss of one isn't finite, or its gradient, which the parameters after it have met.
+          TrainingError, RolledBack: as `Guard.look`.
         """
-        self._pending = jax.device_get(self._pending)
+        pending, self._pending = jax.device_get(self._pending), []
+        parallel.alive()
         self._free = time.monotonic()
-        for number, metrics in self._pending:
-            for name, what in {"loss": "loss", "grad_norm": "gradient's norm"}.items():
-                if not np.all(np.isfinite(metrics[name])):
-                    raise TrainingError(
-                        f"the {what} of step {number} is {np.mean(metrics[name])}: lower optimizer.learning_rate, set "
-                        "optimizer.clip_norm, or look at the data; the checkpoints before it stand"
-                    )
-        return self._pending
+        self._counted += self._guard.look(pending)
 
     def paused(self) -> "_Clock":
         """Returns a context whose time counts for nothing."""
@@ -441,6 +481,7 @@ def _tested(
     metrics = evaluate_on(split, state)
     if x.config.decode is None:
         return metrics, None
+    x = experiment.without_damaged(x, split)
     written = decoding.write(x, averaged_params(state.params, state.opt_state), state.variables, split)
     return metrics | decoding.measure(x, written, split), written
 
@@ -452,13 +493,14 @@ def _show(sinks, workdir: Path, step: int, draw: Callable | None, state: TrainSt
     pictures = draw(averaged_params(state.params, state.opt_state), state.variables)
     if jax.process_index():
         return
-    (workdir / "pictures").mkdir(exist_ok=True)
-    for name, pixels in pictures.items():
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-            workdir / "pictures" / f"{name}-{step:07}.png"
-        )
-        for sink in sinks:
-            sink.images(step, name, pixels)
+    with writing(workdir / "pictures"):
+        (workdir / "pictures").mkdir(exist_ok=True)
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+                workdir / "pictures" / f"{name}-{step:07}.png"
+            )
+            for sink in sinks:
+                sink.images(step, name, pixels)
 
 
 def _report(

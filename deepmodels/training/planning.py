@@ -116,7 +116,7 @@ def estimate(
     batch = _batch(x)
     state, places = x.abstract, jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     step = experiment.make_step(x, None)
-    compiled = JitStep(step, x.mesh, places)
+    compiled = JitStep(step, x.mesh, places, config.deterministic)
     facts = compiled.compile(state, batch)
     program = compiled.program(state, batch)
     memory = program.memory_analysis()

@@ -1,6 +1,7 @@
 """A polite end: what asks a run to leave (SIGTERM, as schedulers and clouds send it) has it save first."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,20 +16,22 @@ class Preempted(DeepModelsError):
     """A run was asked to leave, and has saved; the same command goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers requeue on it
+    everywhere = True
 
 
 @contextlib.contextmanager
-def preemptible() -> Iterator[Callable[[int], bool]]:
-    """Yields a function of the step that says whether SIGTERM has come since; until the end it does nothing else.
+def preemptible() -> Iterator[Callable[[], bool]]:
+    """Yields a function, to be called once a step, that says whether SIGTERM has come; until the end it does no more.
 
     Of several processes JAX tells all at the same step, some steps after any of them got the signal. Of one by itself a
     second SIGTERM ends it at once, as does any where Python takes no signals: outside the main thread.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+    if jax.distributed.is_initialized():  # which takes the signal over, of one process too
+        calls = itertools.count()  # steps may begin again at an earlier one, and JAX takes rising numbers only
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda _: False
+        yield lambda: False
         return
     asked = threading.Event()
 
@@ -38,6 +41,6 @@ def preemptible() -> Iterator[Callable[[int], bool]]:
 
     before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield lambda _: asked.is_set()
+        yield lambda: asked.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

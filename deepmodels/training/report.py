@@ -1,7 +1,7 @@
 """The report of a finished run: curves, confusion matrix, filters and samples as PNGs, and one page that shows them."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,6 +314,48 @@ def draw_attention(looks: Sequence[tuple[Sequence[str], Sequence[str], np.ndarra
     return figure
 
 
+def draw_sweep(
+    metric: str, values: Sequence[float], parameters: Mapping[str, Sequence[Any]], logarithmic: Collection[str] = ()
+) -> "Figure":
+    """Returns a figure with a panel for each parameter of a sweep, a point in it for each trial; the first is the best.
+
+    Args:
+      metric: name of what is compared.
+      values: of the metric, one for each trial.
+      parameters: by name, one value for each trial.
+      logarithmic: names of those that are shown on a logarithmic axis.
+    """
+    columns = min(4, len(parameters))
+    rows = -(-len(parameters) // columns)
+    figure = _figure(3.6 * columns + 0.6, 3.2 * rows, layout="constrained")
+    spread = min(values) > 0 and max(values) > 50 * min(values)
+    for number, (name, column) in enumerate(parameters.items(), start=1):
+        axes = _axes(figure, columns, number, rows)
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_xlabel(name, color=_MUTED)
+        if spread:
+            axes.set_yscale("log")
+        if number % columns == 1 or columns == 1:
+            axes.set_ylabel(metric, color=_MUTED)
+        if all(type(value) in (int, float) for value in column):
+            places = list(column)
+            if name in logarithmic:
+                axes.set_xscale("log")
+            if len(set(places)) <= 6:  # the values themselves, in place of powers of ten and what is between
+                axes.set_xticks(sorted(set(places)), [f"{place:.4g}" for place in sorted(set(places))])
+                axes.minorticks_off()
+        else:
+            labels = list(dict.fromkeys(map(str, column)))
+            places = [labels.index(str(value)) for value in column]
+            axes.set_xticks(range(len(labels)), labels)
+            axes.margins(x=0.3)
+        axes.scatter(places, values, s=26, color=_COLORS[0], alpha=0.75, linewidths=0, zorder=3)
+        axes.scatter(places[:1], values[:1], s=64, color=_COLORS[1], linewidths=0, zorder=3, label="best")
+        if number == 1:
+            axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def _plain_text(tokens: Sequence[str]) -> list[str]:
     """Tokens as matplotlib takes them, which would read a formula between dollar signs."""
     return [token.strip().replace("$", r"\$") for token in tokens]
@@ -370,8 +412,8 @@ def _figure(width: float, height: float, layout: str | None = None) -> "Figure":
     return figure
 
 
-def _axes(figure: "Figure", columns: int = 1, number: int = 1) -> "Axes":
-    axes = figure.add_subplot(1, columns, number)
+def _axes(figure: "Figure", columns: int = 1, number: int = 1, rows: int = 1) -> "Axes":
+    axes = figure.add_subplot(rows, columns, number)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_MUTED)
     axes.tick_params(colors=_MUTED, labelcolor=_INK, labelsize=9, length=3)

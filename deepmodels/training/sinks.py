@@ -15,10 +15,14 @@ import numpy as np
 from PIL import Image
 
 from deepmodels.errors import ConfigError, DataError, unknown
+from deepmodels.training.workdir import writing
 
 
 class Sink(Protocol):
-    """Takes a run's metrics, step by step; a sink that can't show images ignores them."""
+    """Takes a run's metrics, step by step; a sink that can't show images ignores them.
+
+    Those that write into a run's folder raise DiskError where they can't.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of one step; steps come in rising order, some more than once (train, then evaluate)."""
@@ -45,7 +49,7 @@ class JsonLines(Sink):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         line = _json_line({"step": int(step)} | {name: float(value) for name, value in values.items()})
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
 
 
@@ -88,7 +92,7 @@ class Csv(Sink):
             self._columns += new
             self._rewrite([*rows, row])
         else:
-            with self._path.open("a", encoding="utf-8", newline="") as file:
+            with writing(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
@@ -111,15 +115,21 @@ class TensorBoard(Sink):
         except ImportError as error:
             raise _missing("tensorboard", "tensorboardX") from error
         purge_step = None if resume_step is None else resume_step + 1
+        self._path = Path(path)
         self._writer = SummaryWriter(str(path), purge_step=purge_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, float(value), step)
-        self._writer.flush()
+        self._flush()
 
     def images(self, step: int, name: str, png: Path | np.ndarray) -> None:
         self._writer.add_image(name, _pixels(png), step, dataformats="HWC")
+        self._flush()
+
+    def _flush(self) -> None:
+        with writing(self._path):  # its own thread dies of a full disk, and says nothing
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -222,8 +232,9 @@ def _whole_lines(path: Path) -> list[str]:
 def _replace(path: Path, text: str) -> None:
     """Writes a file in one move: whoever reads it, whenever this process is killed, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def _pixels(png: Path | np.ndarray) -> np.ndarray:

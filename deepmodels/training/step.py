@@ -130,6 +130,7 @@ def make_train_step(
     axis_name: str | None = None,
     freeze: str | None = None,
     frozen: Mapping[str, Network] | None = None,
+    leaf_norms: bool = False,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)`, to be compiled by `jax.jit` or `jax.pmap`.
 
@@ -144,6 +145,7 @@ def make_train_step(
       axis_name: under `jax.pmap`, the axis over which gradients, metrics and statistics are averaged.
       freeze: pattern of the parameters that get no gradient, as the optimizer has it; see `deepmodels.training.freeze`.
       frozen: networks that the objective looks through, by name, their arrays in the state's variables.
+      leaf_norms: whether the metrics have "leaf_norms", float32 (leaves,): the norm of each parameter's gradient.
     """
     dtype = dtype_of(precision)
 
@@ -183,9 +185,14 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=metrics["loss"])
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, state.variables | variables, opt_state)
-        return state, metrics | {"grad_norm": optax.tree.norm(grads)}
+        norms = {"leaf_norms": _leaf_norms(grads)} if leaf_norms else {}
+        return state, metrics | {"grad_norm": optax.tree.norm(grads)} | norms
 
     return train_step
+
+
+def _leaf_norms(grads: PyTree) -> jax.Array:
+    return jnp.stack([optax.tree.norm(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(grads)])
 
 
 class Adaptive(NamedTuple):
@@ -242,6 +249,7 @@ def make_adversarial_step(
     prepare: Callable[[PyTree, jax.Array | None], PyTree] = lambda batch, key: batch,
     adaptive: Adaptive | None = None,
     frozen: Mapping[str, Network] | None = None,
+    leaf_norms: bool = False,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch) -> (state, metrics)` of two players: some moves of the critic, one of the other.
 
@@ -258,6 +266,7 @@ def make_adversarial_step(
       prepare: as for `make_train_step`.
       adaptive: how what the critic sees is augmented; the state's variables then have "augmentation". None for nothing.
       frozen: as for `make_train_step`.
+      leaf_norms: as for `make_train_step`; of the critic, the largest of its moves.
     """
     dtype = dtype_of(precision)
     critic, other = model.players
@@ -274,7 +283,8 @@ def make_adversarial_step(
         updates, opt_state = optimizer.update({player: grads}, state.opt_state[player], own, value=loss)
         params = state.params | optax.apply_updates(own, updates)
         state = TrainState(state.step, params, state.variables | variables, state.opt_state | {player: opt_state})
-        return state, metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        norms = {"leaf_norms": _leaf_norms(grads)} if leaf_norms else {}
+        return state, metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)} | norms
 
     def adversarial_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -290,9 +300,13 @@ def make_adversarial_step(
                 metrics |= {"augmentation_probability": probability}
             moves.append(metrics)
         state, others = move(other, state, part, jax.random.fold_in(key, critic_steps))
+        if leaf_norms:
+            leaves = {critic: [values.pop("leaf_norms") for values in moves], other: [others.pop("leaf_norms")]}
         metrics = jax.tree.map(lambda *values: jnp.stack(values).mean(0), *moves)
         norms = optax.tree.norm((metrics["grad_norm"], others["grad_norm"]))
         both = {"loss": metrics["loss"] + others["loss"], "grad_norm": norms}
+        if leaf_norms:
+            both["leaf_norms"] = jnp.concatenate([jnp.stack(leaves[player]).max(0) for player in sorted(leaves)])
         return state._replace(step=state.step + 1), metrics | others | both
 
     return adversarial_step

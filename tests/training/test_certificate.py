@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepmodels import config as configs
+from deepmodels import integrity
 from deepmodels.errors import ConfigError, DeepModelsError
 from deepmodels.training import certificate, certify
 
@@ -33,7 +34,7 @@ def test_a_single_bit_of_any_leaf_is_a_difference():
     }
     for name, other in others.items():
         assert certificate.differences(state, other) == [name]
-        assert certificate.sha256(state) != certificate.sha256(other)
+        assert integrity.sha256(state) != integrity.sha256(other)
     reshaped = {"params": {"kernel": jnp.arange(6.0).reshape(3, 2)}}
     assert certificate.differences(state, reshaped) == ["key", "params/kernel", "step"]
 
@@ -82,7 +83,7 @@ def test_every_objective_goes_on_exactly_after_a_kill(file, tmp_path):
 @pytest.mark.slow
 def test_data_that_begins_again_is_no_exact_resumption(tiny_config, tmp_path, monkeypatch):
     restart = (
-        "from deepmodels.training import experiment as e; f = e.train_batches; e.train_batches = lambda x, n: f(x, 0)"
+        "from deepmodels.training import experiment as e; f = e.train_batches; e.train_batches = lambda x, *_: f(x, 0)"
     )
     monkeypatch.setattr(certificate, "_TRAIN", f"{restart}\n{certificate._TRAIN}")
     found = certify(tiny_config(), tmp_path)

@@ -21,7 +21,6 @@ from deepmodels.errors import CheckpointError, ConfigError, DataError, ShapeErro
 from deepmodels.training import Preempted, TrainingError, check_run, experiment, loop
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.loop import best_step, should_stop
-from deepmodels.training.workdir import open_workdir
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 
@@ -237,23 +236,6 @@ def test_a_truncated_idx_file_is_named(tiny_config, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_an_unwritable_workdir(tiny_config, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="workdir .* can't be written: Not a directory"):
-        train(tiny_config(), tmp_path / "file" / "run")
-    with pytest.raises(ConfigError, match="isn't a run"):
-        deepmodels.evaluate(tmp_path)
-
-
-def test_a_second_run_in_a_workdir_is_refused(tiny_config, tmp_path):
-    with (
-        open_workdir(tmp_path, configs.complete(tiny_config())),
-        pytest.raises(ConfigError, match=f"is in use: process {os.getpid()} on .* trains in it"),
-    ):
-        train(tiny_config(steps=1), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["steps"] == tiny_config()["steps"], "left as it was"
-
-
 def test_a_run_that_is_asked_to_leave_saves_and_goes_on_bitwise(tiny_config, tmp_path, monkeypatch):
     config = tiny_config(steps=8, every={"log": 8, "evaluate": 8, "checkpoint": 8})
     whole = train(config, tmp_path / "whole")
@@ -273,31 +255,6 @@ def test_a_run_that_is_asked_to_leave_saves_and_goes_on_bitwise(tiny_config, tmp
     assert signal.getsignal(signal.SIGTERM) is handler
     assert saved_steps(tmp_path / "left") == [3]
     assert_same_state(whole.state, train(config, tmp_path / "left").state)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 6 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_a_full_disk_is_said_and_the_checkpoints_before_stand(tiny_config, small_disk):
-    config = tiny_config(
-        steps=60, model={"name": "mlp"}, keep={"last": 50}, every={"log": 1, "evaluate": 60, "checkpoint": 1}
-    )
-    with pytest.raises(CheckpointError, match=r"saving a checkpoint to .* failed .* MiB are free there; step \d+ is"):
-        train(config, small_disk / "run")
-    steps = sorted(int(p.name) for p in (small_disk / "run" / "checkpoints").iterdir() if p.name.isdigit())
-    assert steps
-    shutil.rmtree(small_disk / "run" / "checkpoints" / str(steps[0]))  # room to breathe
-    metrics = deepmodels.evaluate(small_disk / "run")
-    assert np.isfinite(metrics["test/loss"])
 
 
 def damage(workdir: Path, step: int, name: str) -> Path:

@@ -29,7 +29,8 @@ def clock(monkeypatch):
 @pytest.mark.parametrize(("loss", "idle"), [(np.float32(2), 3.0), (Running(), 1.0)])
 def test_time_counts_where_it_went(clock, loss, idle):
     config = SimpleNamespace(data=SimpleNamespace(batch_size=4))
-    meter = loop.Meter(SimpleNamespace(config=config, schedule=lambda step: 0.1))
+    guard = SimpleNamespace(look=list, count=dict, updates=int)
+    meter = loop.Meter(SimpleNamespace(config=config, schedule=lambda step: 0.1), guard)
     meter.start()
     clock[0] += 1  # before the first step the device has nothing to do
     meter.dispatch()

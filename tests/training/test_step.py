@@ -148,6 +148,15 @@ def test_a_step_is_a_function_of_seed_and_step(tiny_config):
     assert largest_difference(one, other) > 0
 
 
+def test_a_step_moves_nothing_to_the_devices(tiny_config):
+    x = experiment.make(tiny_config())
+    step = JitStep(experiment.make_step(x, None), x.mesh, jax.tree.map(lambda leaf: leaf.sharding, x.abstract))
+    batch = next(iter(experiment.train_batches(x, 0)))
+    state, _ = step(x.init(), step.place(batch))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        step(state, {name: np.asarray(leaf) for name, leaf in batch.items()})
+
+
 def test_precisions():
     assert dtype_of("bfloat16") == jnp.bfloat16
     with pytest.raises(ConfigError, match="did you mean 'float32'"):

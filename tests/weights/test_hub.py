@@ -1,11 +1,13 @@
 """Weights from the hub: what is here comes first, then its cache, then the network; each refusal says what to do."""
 
+import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import deepmodels
 from deepmodels.errors import WeightsError
 from deepmodels.weights import files, hub
 
@@ -24,7 +26,7 @@ class Hub:
         if not there:
             raise OSError("the network is unreachable")
         self.folder.mkdir(exist_ok=True)
-        for name in set(there) & set(allow_patterns):
+        for name in (set(there) & set(allow_patterns)) - {path.name for path in self.folder.iterdir()}:
             files.write(self.folder / name, {"w": np.ones(2)})
         return str(self.folder)
 
@@ -57,8 +59,33 @@ def test_the_cache_comes_before_the_network(library, capsys):
     assert files.read(folder).keys() == {"w"}
     assert stand_in.asked == [(True, "model.safetensors")]
     said = capsys.readouterr().err
-    assert f"timm/resnet50.a1_in1k, revision {REVISION}" in said
-    assert f"model.safetensors  sha256 {files.sha256(folder / 'model.safetensors')}" in said
+    digest = files.sha256(folder / "model.safetensors")
+    assert said == f"timm/resnet50.a1_in1k, revision {REVISION}, sha256 {digest}\n"
+    assert hub.find("timm/resnet50.a1_in1k", sha256=digest.upper()) == folder
+
+
+@pytest.mark.parametrize("parts", [["model.safetensors"], ["model-1.safetensors", "model-2.safetensors"]])
+def test_weights_are_pinned_by_their_digest(library, tmp_path, parts):
+    """Of the hub, of its cache and of a disk: what was pinned, or an error, before anything of it is read."""
+    library(cached=parts)
+    folder = tmp_path / REVISION
+    folder.mkdir()
+    if len(parts) > 1:
+        index = {"weight_map": {f"w{number}": part for number, part in enumerate(parts)}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for number, part in enumerate(parts):
+        files.write(folder / part, {f"w{number}": np.ones(2)})
+    digest = hub.digest(folder)
+    (folder / "config.json").write_text("{}")
+    places = str(folder), "timm/resnet18"
+    for place in places:
+        assert hub.find(place, sha256=digest) == folder
+    files.write(folder / parts[-1], {f"w{len(parts) - 1}": np.full(2, 2.0)})
+    for place in places:
+        with pytest.raises(WeightsError, match=f"expected weights with the sha256 {digest}, these have .* changed"):
+            hub.find(place, sha256=digest)
+    with pytest.raises(WeightsError, match="expected weights with the sha256"):
+        deepmodels.load("lenet_tiny", folder, sha256=digest)
 
 
 def test_the_network_comes_last_and_pickles_after_safetensors(library):
