@@ -51,7 +51,7 @@ class RelativePosition(nn.Module):
 
     def at(self, position: Array, keys: int) -> Array:
         """Returns the bias (B, N, 1, keys) of a query at each position (B,)."""
-        distance = jnp.arange(keys)[None] - position[:, None]
+        distance = jnp.arange(keys, dtype=position.dtype)[None] - position[:, None]
         return self.embed(self._buckets(distance)).transpose(0, 2, 1)[:, :, None]
 
     def _buckets(self, distance: Array) -> Array:
