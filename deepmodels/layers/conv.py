@@ -55,7 +55,7 @@ def convolve(
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _depthwise(strides: tuple[int, int], pads: tuple[tuple[int, int], ...], lhs: Array, rhs: Array) -> Array:
     size = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(lhs.shape[1:3], pads, rhs.shape[:2], strides, strict=True)]
-    padded, images = _padded(lhs, pads), (0, len(lhs))
+    padded, images = _padded(lhs, pads), (0, lhs.shape[0])
     return sum(
         _tap(padded, (i, j), strides, size, images) * rhs[i, j][:, None, None] for i, j in np.ndindex(*rhs.shape[:2])
     )
