@@ -269,7 +269,8 @@ def test_every_family_on_every_mesh_equals_one_device(case):
 
 
 def test_a_few_of_the_matrix(float64):
-    assert_equal_to_one_device("llama, experts", {"all": {"expert": 2, "sequence": 2, "tensor": 2}})
+    name = "expert x fsdp x tensor"
+    assert_equal_to_one_device("llama, experts", {name: MESHES[name]})
 
 
 def test_every_family_has_a_row():
