@@ -136,6 +136,14 @@ def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh, record: Mapping[str, Any
                 f"config.mesh sequence={sizes['sequence']}: a row of {name} has {length} positions, which can't be "
                 f"divided by it; the nearest size that divides them is {_nearest_divisor(length, sizes['sequence'])}"
             )
+    convolutions = any(
+        name.endswith("kernel") and leaf.ndim > 3 and name not in experts for name, leaf in leaves.items()
+    )
+    if record is not None and convolutions and min(sizes["data"], sizes["fsdp"], sizes["tensor"]) > 1:
+        raise ConfigError(
+            f"config.mesh {written(sizes)}: of models with convolutions, some have wrong gradients where data, fsdp "
+            "and tensor are all more than 1, see docs/meshes.md; leave one of them at 1"
+        )
     if sizes["pipeline"] > 1:
         raise ConfigError(
             f"config.mesh pipeline={sizes['pipeline']}: the model has no stack of layers to run as a pipeline"

@@ -94,6 +94,13 @@ def test_experts_lie_over_the_expert_axis():
         specs({"experts": experts}, expert=8)
 
 
+def test_convolutions_on_three_axes_are_refused():
+    tree, record = {"conv": {"kernel": shape(3, 3, 64, 128)}}, {"image": shape(8, 8, 1)}
+    parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "tensor": 2}), record)
+    with pytest.raises(ConfigError, match="data=2 x fsdp=2 x tensor=2: .* wrong gradients"):
+        parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "fsdp": 2, "tensor": 2}), record)
+
+
 def test_prefetch_keeps_order_and_runs_ahead():
     made = []
     ahead = parallel.prefetch(range(5), lambda n: made.append(n) or n, depth=2)
