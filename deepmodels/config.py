@@ -41,6 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "adaptive_augment": None,
     "critic_steps": 1,  # moves of the critic for each of the generator, where a model has two players
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
+    # parts that a batch goes through a pipeline in, where the mesh has one; by default four for each of its stages
+    "microbatches": None,
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
     "decode": None,  # {"metrics": names, ...}: what a model writes by itself is measured and shown at the end
@@ -79,6 +81,7 @@ EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
 FREE += ("deterministic",)
 FREE += ("guard", "data.skip_damaged")  # how faults are met, which is what one may have to change to go on
+FREE += ("microbatches",)
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -165,6 +168,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         _positive(f"config.every.{key}", result["every"][key])
     for key in ("steps", "accumulate", "critic_steps"):
         _positive(f"config.{key}", result[key])
+    if result["microbatches"] is not None:
+        _positive("config.microbatches", result["microbatches"])
     _positive("config.keep.last", result["keep"]["last"])
     _positive("config.data.batch_size", result["data"].get("batch_size"))
     for key in ("keep", "early_stopping"):

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from deepmodels.errors import unknown
-
 
 class Hardware(NamedTuple):
     """One accelerator, as its maker's data sheet has it.
@@ -25,16 +23,6 @@ HARDWARE: dict[str, Hardware] = {
     "tpu_v4": Hardware(275e12, 32 * 2**30, None),
     "tpu_v5e": Hardware(197e12, 16e9, None),
     "tpu_v5p": Hardware(459e12, 95e9, None),
+    "tpu_v6e": Hardware(918e12, 32e9, None),
 }
 """The SXM boards of NVIDIA's data sheets, and Google's pages on each TPU."""
-
-
-def hardware(name: str) -> Hardware:
-    """Returns an accelerator of the table HARDWARE.
-
-    Raises:
-      ConfigError: it isn't there; the message names the nearest.
-    """
-    if name not in HARDWARE:
-        raise unknown("hardware", name, HARDWARE)
-    return HARDWARE[name]

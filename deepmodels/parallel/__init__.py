@@ -3,6 +3,7 @@
 from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
     AXES,
+    BATCH_AXES,
     batch_sharding,
     check_batch_size,
     describe_mesh,
@@ -16,9 +17,11 @@ from deepmodels.parallel.mesh import (
     written,
 )
 from deepmodels.parallel.rules import RULES, check_axes, part_bytes, shardings, shardings_like
+from deepmodels.parallel.topology import tpu_devices
 
 __all__ = [
     "AXES",
+    "BATCH_AXES",
     "RULES",
     "batch_sharding",
     "check_axes",
@@ -36,5 +39,6 @@ __all__ = [
     "sizes",
     "surroundings",
     "together",
+    "tpu_devices",
     "written",
 ]

@@ -79,14 +79,14 @@ def written(axes: Mapping[str, int]) -> str:
     return " x ".join(f"{name}={size}" for name, size in axes.items() if size != 1) or "data=1"
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ConfigError unless each device gets the same number of examples in each accumulated part of a batch."""
-    count = shares(mesh) * accumulate
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1, microbatches: int = 1) -> None:
+    """Raises ConfigError unless each device gets as many examples in each microbatch of each accumulated part."""
+    count = shares(mesh) * accumulate * microbatches
     if batch_size % count:
         fits = max(count, batch_size // count * count)
         raise ConfigError(
             f"config.data.batch_size={batch_size} can't be divided by {count} (data x fsdp x expert devices x "
-            f"accumulate): {fits} can"
+            f"accumulate{' x microbatches' * (microbatches > 1)}): {fits} can"
         )
 
 
@@ -100,7 +100,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def keep_batch_divided(objective: Callable, mesh: Mesh) -> Callable:
+def keep_batch_divided(objective: Callable, mesh: Mesh, microbatches: int = 1) -> Callable:
     """Returns an objective under which all that the model's modules return stays divided along the batch, as it came.
 
     Parameters are divided over the same devices, and where both meet the compiler has to gather one of them. Left to
@@ -109,12 +109,13 @@ def keep_batch_divided(objective: Callable, mesh: Mesh) -> Callable:
     Args:
       objective: `(forward, batch, key) -> ...`.
       mesh: where it runs. Without parameters that are divided the objective is returned as it is.
+      microbatches: parts of the batch that go through the model one by one.
     """
     if mesh.size == mesh.shape["data"]:
         return objective
 
     def divided(forward, batch, key, **named):
-        (rows,) = {len(leaf) for leaf in jax.tree.leaves(batch)}
+        (rows,) = {len(leaf) // microbatches for leaf in jax.tree.leaves(batch)}
 
         def constrain(leaf):
             if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] != rows or rows % shares(mesh):

@@ -30,6 +30,7 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 
+STACKED = re.compile(r"(.*/)?(\w+_)?layers/.*")  # their leading axis is that of the layers, see layers/stack.py
 SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole on every device
 LARGE = 2**20  # elements; a leaf above that nothing shards is an error
 
@@ -87,9 +88,13 @@ def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh) -> None:
             f"config.mesh expert={mesh.shape['expert']}: the model has no experts; it is for those that have, such as "
             "mixtral_8x7b and deepseek_v3, and fsdp divides the parameters of any model"
         )
-    for axis, what in (("sequence", "a sequence to divide"), ("pipeline", "a stack of layers to run as a pipeline")):
-        if mesh.shape[axis] > 1:
-            raise ConfigError(f"config.mesh {axis}={mesh.shape[axis]}: the model has not {what}")
+    if mesh.shape["sequence"] > 1:
+        raise ConfigError(f"config.mesh sequence={mesh.shape['sequence']}: the model has not a sequence to divide")
+    if mesh.shape["pipeline"] > 1 and not any(STACKED.fullmatch(name) for name in trees.flatten(tree)):
+        raise ConfigError(
+            f"config.mesh pipeline={mesh.shape['pipeline']}: the model has no stack of layers of one shape; it is for "
+            "transformers, and fsdp divides the parameters of any model"
+        )
 
 
 def part_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, place: NamedSharding) -> int:
@@ -101,7 +106,14 @@ def _spec(
     name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, Placement], ...]
 ) -> PartitionSpec:
     spec: list[str | None] = [None] * len(shape)
-    size = math.prod(shape)
+    size, stages = math.prod(shape), mesh.shape["pipeline"]
+    stacked = stages > 1 and STACKED.fullmatch(name) is not None and len(shape) > 0
+    if stacked and rules and shape[0] % stages:
+        divisors = [n for n in range(1, shape[0] + 1) if shape[0] % n == 0]
+        raise ConfigError(
+            f"{name} {shape}: {shape[0]} layers can't be divided by the mesh axis pipeline={stages}; the nearest size "
+            f"that divides them is {min(divisors, key=lambda n: abs(n - stages))}"
+        )
     if size < SMALL:
         return PartitionSpec()
     placement = next((placement for pattern, placement in rules if re.fullmatch(pattern, name)), ())
@@ -115,6 +127,8 @@ def _spec(
                 f"the nearest size that divides it is {min(divisors, key=lambda n: abs(n - mesh.shape[axis]))}"
             )
         spec[dimension] = axis
+    if stacked and spec[0] is None and shape[0] % stages == 0:
+        spec[0] = "pipeline"
     fsdp = mesh.shape["fsdp"]
     if fsdp > 1:
         free = [(n, -d) for d, n in enumerate(shape) if spec[d] is None and n % fsdp == 0]

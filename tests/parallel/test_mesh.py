@@ -63,7 +63,7 @@ def test_batch_size_must_divide():
     [
         ("expert", "expert=2: the model has no experts; it is for those that have"),
         ("sequence", "sequence=2: the model has not a sequence"),
-        ("pipeline", "pipeline=2: the model has not a stack of layers"),
+        ("pipeline", "pipeline=2: the model has no stack of layers"),
     ],
 )
 def test_an_axis_that_nothing_uses_is_an_error(axis, message):
@@ -80,6 +80,16 @@ def test_experts_lie_over_the_expert_axis():
     }
     with pytest.raises(ConfigError, match=r"down/kernel .* dimension 0 .* expert=8; the nearest size .* is 4"):
         specs({"experts": experts}, expert=8)
+
+
+def test_stacked_layers_lie_over_the_pipeline_axis():
+    tree = {"layers": {"dense1": {"kernel": shape(4, 128, 64)}}, "token_embed": {"embedding": shape(512, 64)}}
+    assert specs(tree, pipeline=2, fsdp=2, tensor=2) == {
+        "layers/dense1/kernel": P("pipeline", "fsdp", "tensor"),
+        "token_embed/embedding": P("fsdp", "tensor"),
+    }
+    with pytest.raises(ConfigError, match=r"dense1/kernel .* 4 layers can't be divided by .* pipeline=8; .* is 4"):
+        specs(tree, pipeline=8)
 
 
 def test_prefetch_keeps_order_and_runs_ahead():
