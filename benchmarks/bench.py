@@ -50,24 +50,43 @@ KEY = ("model", "task", "by", "batch_size", "device")
 
 def measure(subject: subjects.Subject, task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns the rows of a subject's task, one for each side, ours first."""
+    os.environ["JAX_PLATFORMS"] = "cpu" if options.device == "cpu" else "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        scripts = commands(subject, task, options, folder)
+        limits, sides = [limits_of_machine()], turns.start([*scripts.values()])
+        try:
+            joules = machine.Energy(options.device).since
+            turns.take_turns(sides, rounds=options.rounds, seconds=options.seconds, joules=joules)
+        finally:
+            turns.end(sides)
+        limits.append(limits_of_machine())
+    return rows(subject, task, options, dict(zip(scripts, sides, strict=True)), limits)
+
+
+def commands(subject: subjects.Subject, task: str, options: argparse.Namespace, folder: str) -> dict[str, list[str]]:
+    """Returns the command line of each side, ours first; a model that decodes is written into the folder before."""
     scripts = {OURS: "ours", **{by: f"peers/{name}" for by, name in subject.peers.items() if by in options.against}}
     if PLAIN in options.against and task != "decode":  # whose programs have no profile
         scripts[PLAIN] = "ours"
     fields = subject._asdict() | {"task": task, "batch": subject.tasks[task], "device": options.device}
-    os.environ["JAX_PLATFORMS"] = "cpu" if options.device == "cpu" else "cuda"
-    with tempfile.TemporaryDirectory() as folder:
-        if task == "decode":
-            fields["folder"] = folder
-            make = "import json, sys, ours; ours.make_folder(json.loads(sys.argv[1]))"
-            subprocess.run([sys.executable, "-c", make, json.dumps(fields)], cwd=HERE, check=True)
-        commands = [
-            [sys.executable, str(HERE / f"{script}.py"), json.dumps(fields | {"by": by, "profile": by == OURS})]
-            for by, script in scripts.items()
-        ]
-        limits = [_limits()]
-        energy = machine.Energy(options.device)
-        sides = turns.take_turns(commands, rounds=options.rounds, seconds=options.seconds, joules=energy.since)
-        limits.append(_limits())
+    if task == "decode":
+        fields["folder"] = folder
+        make = "import json, sys, ours; ours.make_folder(json.loads(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", make, json.dumps(fields)], cwd=HERE, check=True)
+    return {
+        by: [sys.executable, str(HERE / f"{script}.py"), json.dumps(fields | {"by": by, "profile": by == OURS})]
+        for by, script in scripts.items()
+    }
+
+
+def rows(
+    subject: subjects.Subject,
+    task: str,
+    options: argparse.Namespace,
+    sides: dict[str, turns.Side],
+    limits: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns the rows of sides that have taken their turns, on a machine that can do what `limits` say."""
     matrix, copy = (statistics.mean(limit[name] for limit in limits) for name in ("matrix rate", "copy bandwidth"))
     shared = {
         "model": subject.name or subject.model,
@@ -76,15 +95,13 @@ def measure(subject: subjects.Subject, task: str, options: argparse.Namespace) -
         "matrix_gflops": round(matrix / 1e9),
         "copy_gbs": round(copy / 1e9, 1),
         "peak_gflops": _published(limits[0]["device"]),
-        "rounds": options.rounds,
+        "rounds": len(sides[OURS].times),
         "dtype": "float32" if options.device == "cpu" else "bfloat16",
         "device": limits[0]["device"],
         "cores": len(os.sched_getaffinity(0)),
         "date": datetime.date.today().isoformat(),
     }
-    return [
-        shared | _row(by, side, sides[0], task, shared, matrix, copy) for by, side in zip(scripts, sides, strict=True)
-    ]
+    return [shared | _row(by, side, sides[OURS], task, shared, matrix, copy) for by, side in sides.items()]
 
 
 def _row(by: str, side: turns.Side, ours: turns.Side, task: str, shared: dict, matrix: float, copy: float) -> dict:
@@ -125,7 +142,7 @@ def _figures(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _limits() -> dict[str, Any]:
+def limits_of_machine() -> dict[str, Any]:
     """What the machine can do, measured by a process of its own, whose memory is then free again."""
     done = subprocess.run([sys.executable, str(HERE / "machine.py")], stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout)

@@ -21,9 +21,11 @@ import subjects
 STEPS = 3
 
 
-def profile(name: str, settings: str) -> Counter[str]:
+def profile(name: str, task: str, tuned: bool) -> Counter[str]:
     """Returns seconds a step by instruction, as XLA calls it."""
-    step, _ = ours.start([])
+    subject = subjects.SUBJECTS[name]
+    side = {"task": task, "batch": subject.tasks[task], "device": "cpu", "profile": tuned}
+    step, _ = ours.start(subject._asdict() | side)
     step()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

@@ -12,8 +12,9 @@ _REST = 0.5  # seconds before a turn, in which the other sides' threads fall asl
 
 
 class Side(NamedTuple):
-    """What one process has answered."""
+    """A process, and what it has answered."""
 
+    process: subprocess.Popen
     facts: dict[str, Any]  # what it says of itself, "first step seconds" and "peak bytes"
     times: list[float]  # seconds per step, of each round
     joules: list[float]  # per step, of each round; empty where no counter is read
@@ -46,37 +47,48 @@ def serve(start: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, A
         print(json.dumps({"seconds": seconds, "peak bytes": peak()}), file=output, flush=True)
 
 
-def take_turns(commands: list[list[str]], *, rounds: int, seconds: float, joules: Callable) -> list[Side]:
-    """Returns what each side has answered; they start one after another, and then go A B A B, one at a time.
+def start(commands: list[list[str]]) -> list[Side]:
+    """Returns a side for each command line, of a process that calls `serve`; they start one after another."""
+    sides = []
+    for command in commands:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        sides.append(Side(process, {}, [], []))
+        try:
+            sides[-1].facts.update(_answer(process))
+        except RuntimeError:
+            end(sides)
+            raise
+    return sides
+
+
+def take_turns(sides: list[Side], *, rounds: int, seconds: float, joules: Callable) -> None:
+    """Has sides take turns, A B A B, one at a time, and fills in their times.
 
     Args:
-      commands: the command line of each side, a process that calls `serve`.
+      sides: that have started.
       rounds: turns of each side.
       seconds: about how long a turn takes; a side does at least one step.
       joules: `Energy.since`.
     """
-    processes, sides = [], []
-    try:
-        for command in commands:
-            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            sides.append(Side(_answer(processes[-1]), [], []))
-        for _ in range(rounds):
-            for process, side in zip(processes, sides, strict=True):
-                steps = max(1, round(seconds / side.facts["step seconds"]))
-                time.sleep(_REST)
-                before, _ = joules()
-                process.stdin.write(f"{steps}\n")
-                process.stdin.flush()
-                answer = _answer(process)
-                _, used = joules(before)
-                side.facts["peak bytes"] = answer["peak bytes"]
-                side.times.append(answer["seconds"] / steps)
-                if used is not None:
-                    side.joules.append(used / steps)
-    finally:
-        for process in processes:
-            process.communicate()
-    return sides
+    for _ in range(rounds):
+        for side in sides:
+            steps = max(1, round(seconds / (side.times[-1] if side.times else side.facts["step seconds"])))
+            time.sleep(_REST)
+            before, _ = joules()
+            side.process.stdin.write(f"{steps}\n")
+            side.process.stdin.flush()
+            answer = _answer(side.process)
+            _, used = joules(before)
+            side.facts["peak bytes"] = answer["peak bytes"]
+            side.times.append(answer["seconds"] / steps)
+            if used is not None:
+                side.joules.append(used / steps)
+
+
+def end(sides: list[Side]) -> None:
+    """Ends the processes of sides."""
+    for side in sides:
+        side.process.communicate()
 
 
 def _answer(process: subprocess.Popen) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from deepmodels.version import __version__
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 done, 1 an error that is said in one paragraph, 2 wrong usage, 130 interrupted.
 
-    And of training: 75 asked to leave and saved, so start it again; 77 diverged, so don't start it again as it is.
+    And of training: 75 asked to leave and saved, 76 stuck or left by the others: start it again; 77 diverged: don't.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -48,7 +48,14 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import parallel, training, tuning
 
     tuning.keep_memory()
-    with parallel.together(options.coordinator, options.num_processes, options.process_id):
+    with parallel.together(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        heartbeat_seconds=options.heartbeat_seconds,
+        meeting_seconds=options.meeting_seconds,
+        stuck_seconds=options.stuck_seconds,
+    ):
         training.train(loaded, options.workdir, quiet=options.quiet)
 
 
@@ -459,6 +466,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where nothing else says it")
     sub.add_argument("--num-processes", type=int, metavar="N", help="of the run, on all hosts")
     sub.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0 on")
+    for name, default, text in (
+        ("heartbeat", 60, "after which the others end if a process is silent"),
+        ("meeting", 300, "in which all processes have to be there"),
+        ("stuck", 1800, "without a batch or a result after which a process ends; 0 for never"),
+    ):
+        text = f"{text} (default: {default})"
+        sub.add_argument(f"--{name}-seconds", type=int, default=default, metavar="S", help=text)
     sub.epilog = "Any value of the config: --config.optimizer.learning_rate=1e-3"
 
     sub = command(

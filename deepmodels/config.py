@@ -176,6 +176,7 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")
     _check_guard(result["guard"])
+    _count("config.data.skip_damaged", result["data"].get("skip_damaged", 0))
     if result["judge"] is not None:
         _positive("config.judge.samples", result["judge"]["samples"])
     if result["lora"] is not None:
@@ -303,8 +304,7 @@ def _check_guard(guard: Mapping[str, Any]) -> None:
         raise ConfigError(f"config.guard.policy is 'stop', 'skip' or 'rollback', got {guard['policy']!r}")
     _positive("config.guard.warmup", guard["warmup"])
     for key in ("patience", "rollbacks"):
-        if not isinstance(guard[key], int) or isinstance(guard[key], bool) or guard[key] < 0:
-            raise ConfigError(f"config.guard.{key} is a whole number, 0 or more, got {guard[key]!r}")
+        _count(f"config.guard.{key}", guard[key])
     score = guard["z_score"]
     if score is not None and (not isinstance(score, int | float) or isinstance(score, bool) or not score > 0):
         raise ConfigError(f"config.guard.z_score is a positive number or None, got {score!r}")
@@ -313,3 +313,8 @@ def _check_guard(guard: Mapping[str, Any]) -> None:
 def _positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} is a positive whole number, got {value!r}")
+
+
+def _count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"{name} is a whole number, 0 or more, got {value!r}")

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
+STUCK = 76  # exit code of a process that doesn't get on, or whose peers are gone
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
@@ -10,6 +11,7 @@ class DeepModelsError(Exception):
     """Base of the errors that deepmodels raises on purpose; the command prints one as a paragraph and exits."""
 
     exit_code = 1  # of the command
+    everywhere = False  # raised by all processes of a run at the same step, so that they can leave together
 
 
 class ConfigError(DeepModelsError):

@@ -29,13 +29,13 @@ def digests(tree: PyTree) -> dict[str, str]:
     Args:
       tree: arrays of any dtype, sharded in any way, whole or among processes.
     """
-    leaves = trees.flatten(tree)
-    sums = np.array([_sums_of(leaf) for leaf in leaves.values()], np.uint32).reshape(len(leaves), 2)
+    flat = trees.flatten(tree)
+    sums = np.array([_sums_of(leaf) for leaf in flat.values()], np.uint32).reshape(len(flat), 2)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         sums = multihost_utils.process_allgather(sums).sum(0, dtype=np.uint32)
-    return {name: f"{plain:08x}{placed:08x}" for name, (plain, placed) in zip(leaves, sums.tolist(), strict=True)}
+    return {name: f"{plain:08x}{placed:08x}" for name, (plain, placed) in zip(flat, sums.tolist(), strict=True)}
 
 
 def text_digest(record: Any) -> str:
@@ -47,6 +47,29 @@ def differing(tree: PyTree, saved: dict[str, str]) -> list[str]:
     """Returns the names of the leaves whose digest isn't the saved one, or which only one of both has."""
     found = digests(tree)
     return sorted(name for name in found.keys() | saved.keys() if found.get(name) != saved.get(name))
+
+
+def sha256(state: PyTree) -> str:
+    """Returns the SHA-256, in hexadecimal, of the names, dtypes, shapes and bits of all of a state's leaves.
+
+    Args:
+      state: arrays of any dtype, each whole in this process.
+    """
+    total = hashlib.sha256()
+    for name, leaf in sorted(leaves(state).items()):
+        total.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def leaves(state: PyTree) -> dict[str, np.ndarray]:
+    """Returns the leaves of a state by name, as numpy arrays; keys of random numbers as their words."""
+
+    def plain(leaf: Any) -> np.ndarray:
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return {name: plain(leaf) for name, leaf in trees.flatten(state).items()}
 
 
 def _sums_of(leaf: Any) -> tuple[int, int]:

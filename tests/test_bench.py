@@ -49,7 +49,10 @@ def test_sides_take_turns(modules, tmp_path):
         now = next(counter)
         return now, None if before is None else now - before
 
-    sides = modules("turns").take_turns(commands, rounds=2, seconds=0, joules=joules)
+    turns = modules("turns")
+    sides = turns.start(commands)
+    turns.take_turns(sides, rounds=2, seconds=0, joules=joules)
+    turns.end(sides)
     assert log.read_text() == "AAbb" + 2 * "Ab"  # each warms up, alone
     assert [side.facts["version"] for side in sides] == ["A", "b"]
     assert all(len(side.times) == 2 and side.facts["peak bytes"] > 0 for side in sides)
@@ -59,7 +62,7 @@ def test_sides_take_turns(modules, tmp_path):
 
 def test_a_side_that_dies_is_named(modules):
     with pytest.raises(RuntimeError, match="ended with exit code 3"):
-        modules("turns").take_turns([[sys.executable, "-c", "exit(3)"]], rounds=1, seconds=1, joules=None)
+        modules("turns").start([[sys.executable, "-c", "exit(3)"]])
 
 
 def test_energy_is_the_sum_of_packages_whose_counters_wrap(modules, tmp_path, monkeypatch):
@@ -81,8 +84,8 @@ def test_energy_is_the_sum_of_packages_whose_counters_wrap(modules, tmp_path, mo
 def test_a_row_counts_operations_by_both_conventions(modules):
     bench, turns = modules("bench"), modules("turns")
     facts = {"first step seconds": 1, "compile seconds": 1, "peak bytes": 1e9, "parameters": 5, "version": "x"}
-    ours = turns.Side(facts | {"products": 2e9, "operations": 40e9}, [0.5, 1.0, 0.25], [])
-    peer = turns.Side({"first step seconds": 1, "peak bytes": 1e9, "version": "y"}, [2.0], [7.0])
+    ours = turns.Side(None, facts | {"products": 2e9, "operations": 40e9}, [0.5, 1.0, 0.25], [])
+    peer = turns.Side(None, {"first step seconds": 1, "peak bytes": 1e9, "version": "y"}, [2.0], [7.0])
     shared = {"batch_size": 4}
     row = bench._row("deepmodels", ours, ours, "train", shared, 100e9, 10e9)
     assert (row["step_time"], row["samples_per_sec"], row["gmacs"]) == (500, 8, 2)
@@ -93,7 +96,10 @@ def test_a_row_counts_operations_by_both_conventions(modules):
     assert (row["ratio"], row["joules"], row["mfu"]) == (4, 7, 2 * 2 * 4 / 2 / 100)
     assert "hfu" not in row
     written = {"units": 10, "bytes": 1e9, "tokens": [1, 2, 3]}
-    ours, peer = turns.Side(facts | written, [2.0], []), turns.Side(peer.facts | {"tokens": [1, 5, 3]}, [4.0], [])
+    ours, peer = (
+        turns.Side(None, facts | written, [2.0], []),
+        turns.Side(None, peer.facts | {"tokens": [1, 5, 3]}, [4.0], []),
+    )
     row = bench._row("transformers", peer, ours, "decode", {"batch_size": 1}, 100e9, 10e9)
     assert (row["step_time"], row["mbu"], row["same_tokens"]) == (400, 0.25, 2)
     assert bench._published("NVIDIA H100 80GB HBM3") == 989.4e3

@@ -2,6 +2,11 @@
 
 from deepmodels.data.array_record import ArrayRecordSource as ArrayRecordSource
 from deepmodels.data.array_record import write_array_record as write_array_record
+from deepmodels.data.checked import Bound as Bound
+from deepmodels.data.checked import CheckedSource as CheckedSource
+from deepmodels.data.checked import changes as changes
+from deepmodels.data.checked import fingerprint as fingerprint
+from deepmodels.data.checked import where_from as where_from
 from deepmodels.data.datasets import DATASETS as DATASETS
 from deepmodels.data.datasets import Dataset as Dataset
 from deepmodels.data.datasets import create as create

@@ -71,23 +71,42 @@ class ArrayRecordSource:
     """The records of files that `write_array_record` made, one file after the other.
 
     Raises:
-      DataError: a file is missing, cut short or damaged, or there is none.
+      DataError: a file is missing, cut short, damaged or empty, or there is none.
     """
 
     def __init__(self, paths: Sequence[str | Path]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.paths = [str(path) for path in paths]
-        try:
-            self.records = ArrayRecordDataSource(self.paths)
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"{', '.join(self.paths) or 'no files'}: not readable as ArrayRecord: {error}") from error
+        if not self.paths:
+            raise DataError("no files of ArrayRecord")
+        self._files = []
+        for path in self.paths:
+            try:
+                self._files.append(ArrayRecordDataSource(path))
+            except (RuntimeError, ValueError) as error:
+                raise DataError(f"{path}: not readable as ArrayRecord: {error}") from error
+            if not len(self._files[-1]):
+                raise DataError(f"{path}: no records in it; remove the file, or make it again")
+        self._ends = np.cumsum([len(file) for file in self._files])
 
     def __len__(self) -> int:
-        return len(self.records)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
+        file, number = self._place(index)
         try:
-            return unpack(self.records[index])
+            return unpack(self._files[file][number])
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"record {index} of {', '.join(self.paths)}: damaged, or not ours: {error}") from error
+            raise DataError(f"record {index}, {self.where_from(index)}: damaged, or not ours: {error}") from error
+
+    def where_from(self, index: int) -> str:
+        """Returns the file of a record, and its number there."""
+        file, number = self._place(index)
+        return f"number {number} of {self.paths[file]}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self):,}")
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        return file, index - int(self._ends[file - 1]) * (file > 0)

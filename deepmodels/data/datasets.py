@@ -57,19 +57,23 @@ def load_npz(split: str, *, path: str | Path) -> Source | None:
     Raises:
       DataError: the file is missing or damaged, holds Python objects, or its arrays differ in length.
     """
-    path = Path(path).expanduser()
+    path, where = Path(path).expanduser(), ""
     try:
         # numpy.load would leave the file open on an error, and would guess at other formats.
         with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as file:
             names = file.files
-            arrays = {key.removeprefix(f"{split}_"): file[key] for key in names if key.startswith(f"{split}_")}
+            arrays = {}
+            for key in names:
+                where = f", array {key!r}"
+                if key.startswith(f"{split}_"):
+                    arrays[key.removeprefix(f"{split}_")] = file[key]
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such file; make one with numpy.savez(path, train_image=..., train_label=..., test_image=..., "
             "test_label=...) and give it with --config.data.path="
         ) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
+        raise DataError(f"{path}{where}: not a readable .npz file of plain arrays: {error}") from error
     if not any(name.startswith(f"{known}_") for name in names for known in SPLITS):
         raise DataError(f"{path}: expected arrays named train_image, train_label, test_image, found {names}")
     if damaged := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:

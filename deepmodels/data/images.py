@@ -217,7 +217,11 @@ class ImageFolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        image = _decode(self.files[index], f"record {index}, {self.files[index]}").convert(self.mode)
+        image = _decode(self.files[index], f"record {index}, {self.where_from(index)}").convert(self.mode)
         if self.image_size is not None:
             image = resize_and_crop(image, self.image_size, self.resize_size, self.interpolation)
         return {"image": _pixels(image), "label": np.asarray(self.labels[index])}
+
+    def where_from(self, index: int) -> str:
+        """Returns the file of a record."""
+        return str(self.files[index])

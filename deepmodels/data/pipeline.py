@@ -145,7 +145,8 @@ def evaluation_batches(
 ) -> Generator[Record, None, None]:
     """Returns the batches of one pass in order, all of one shape: name -> array (rows of this process, ...).
 
-    Each has one more array, "example_mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again.
+    Each has one more array, "example_mask" float32 (rows,): 1 for a record, 0 for padding. Padding is record 0 again;
+    damaged records that a CheckedSource passes over count as padding.
     The arguments and the errors are those of `batches`, but `batch_size` may exceed the number of records.
     """
     rows = _process_rows(batch_size, process_index, process_count)
@@ -154,7 +155,9 @@ def evaluation_batches(
     def make_batch(step: int, map_function: Callable) -> Record:
         positions = step * batch_size + rows
         real = positions < length
-        return gather(source, np.where(real, positions, 0), map_function) | {"example_mask": real.astype(np.float32)}
+        batch = gather(source, np.where(real, positions, 0), map_function)
+        real &= ~np.isin(positions, list(getattr(source, "damaged", ())))
+        return batch | {"example_mask": real.astype(np.float32)}
 
     return _generate(source, make_batch, range(-(-length // batch_size)), threads, prefetch)
 

@@ -19,6 +19,7 @@ class Source(Protocol):
     in place of one call per record. A record that can't be read raises DataError naming its number and its file.
     A source of sequences may offer `lengths`, integers (records,): the positions that each fills, for batches that end
     where their longest record does; every array with an axis in its records must have positions there.
+    It may offer `where_from(index)`, a text that says in which file a record is.
     """
 
     def __len__(self) -> int: ...
@@ -38,7 +39,7 @@ class ArraySource:
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str = "arrays"):
-        self.arrays = {key: np.asarray(array) for key, array in arrays.items()}
+        self.arrays, self.name = {key: np.asarray(array) for key, array in arrays.items()}, name
         lengths = {key: len(array) if array.ndim else 0 for key, array in self.arrays.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             found = ", ".join(f"{key} {length:,}" for key, length in lengths.items()) or "no arrays"
@@ -53,6 +54,10 @@ class ArraySource:
     def get_batch(self, indices: np.ndarray) -> Record:
         """Returns the records `indices` stacked: name -> array (len(indices), ...)."""
         return {key: array[indices] for key, array in self.arrays.items()}
+
+    def where_from(self, index: int) -> str:
+        """Returns what this source is called, mostly its file."""
+        return self.name
 
 
 class SubsetSource:
@@ -76,6 +81,12 @@ class SubsetSource:
 
     def _get_batch(self, indices: np.ndarray) -> Record:
         return self.source.get_batch(self.indices[indices])
+
+    def where_from(self, index: int) -> str:
+        """Returns a record's number in the other source, and its file where that knows it."""
+        number = int(self.indices[index])
+        place = f"{number} of the whole data set"
+        return f"{place}, {self.source.where_from(number)}" if hasattr(self.source, "where_from") else place
 
 
 def permutation(length: int, *seed: int) -> np.ndarray:

@@ -289,8 +289,12 @@ def read_text(path: Path) -> str:
     """Returns a file's text, unpacked if it is a .gz; raises DataError if it isn't one in UTF-8."""
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not readable as text in UTF-8: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not readable as text in UTF-8: {error}") from error
 
 
@@ -299,15 +303,20 @@ def _table(path: Path, columns: Sequence[str]) -> list[list[str]]:
     text, suffix = read_text(path), Path(path.name.removesuffix(".gz")).suffix
     if suffix not in _TABLES:
         raise DataError(f"{path}: expected a name that ends in {', '.join(_TABLES)}, or in one of these and .gz")
+    where = ""
     try:
         if suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = []
+            for number, line in enumerate(text.split("\n"), start=1):
+                where = f", line {number}"
+                if line.strip():
+                    rows.append(json.loads(line))
         elif suffix == ".tsv":
             rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not readable as {suffix}: {error}") from error
+        raise DataError(f"{path}{where}: not readable as {suffix}: {error}") from error
     for number, row in enumerate(rows, start=1):
         for column in columns:
             if not isinstance(row, dict) or row.get(column) is None:

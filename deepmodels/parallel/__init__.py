@@ -18,11 +18,13 @@ from deepmodels.parallel.mesh import (
 )
 from deepmodels.parallel.rules import RULES, check_axes, part_bytes, shardings, shardings_like
 from deepmodels.parallel.topology import tpu_devices
+from deepmodels.parallel.watchdog import alive
 
 __all__ = [
     "AXES",
     "BATCH_AXES",
     "RULES",
+    "alive",
     "batch_sharding",
     "check_axes",
     "check_batch_size",

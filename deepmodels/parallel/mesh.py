@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels.errors import ConfigError, ShapeError, nearest
+from deepmodels.parallel.watchdog import alive
 from deepmodels.trees import PyTree
 
 # In the order of the devices, so that those which talk most are neighbours.
@@ -138,6 +139,7 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
       ShapeError: an array's rows can't be divided among the devices.
     """
+    alive()
     sharding = batch_sharding(mesh)
     try:
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
@@ -158,7 +160,9 @@ def fetch(tree: PyTree) -> PyTree:
             return multihost_utils.process_allgather(leaf, tiled=True)
         return jax.device_get(leaf)
 
-    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(whole, tree)
+    fetched = jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(whole, tree)
+    alive()
+    return fetched
 
 
 def prefetch(batches: Iterable[PyTree], place: Callable[[PyTree], PyTree], depth: int = 2) -> Iterator[PyTree]:

@@ -1,6 +1,5 @@
 """A certificate that a config's training goes on, after a kill, exactly as if nothing had happened."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -10,12 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from deepmodels import config as configs
-from deepmodels import trees
 from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError
+from deepmodels.integrity import leaves, sha256
 from deepmodels.training import experiment
 from deepmodels.training.checkpoint import Checkpoints, saved_steps
 from deepmodels.training.optimizer import SCHEDULES
@@ -97,18 +93,9 @@ def certify(config: Mapping[str, Any], workdir: str | Path, *, steps: int = 20) 
     return found
 
 
-def sha256(state: PyTree) -> str:
-    """Returns the SHA-256, in hexadecimal, of the names, dtypes, shapes and bits of all of a state's leaves."""
-    total = hashlib.sha256()
-    for name, leaf in sorted(_leaves(state).items()):
-        total.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
-
-
 def differences(one: PyTree, other: PyTree) -> list[str]:
     """Returns the names of the leaves that only one of two states has, or that differ in dtype, shape or a bit."""
-    one, other = _leaves(one), _leaves(other)
+    one, other = leaves(one), leaves(other)
     names = one.keys() & other.keys()
     equal = {name for name in names if sha256({"": one[name]}) == sha256({"": other[name]})}
     return sorted((one.keys() | other.keys()) - equal)
@@ -150,11 +137,3 @@ def _state(workdir: Path, abstract: PyTree, step: int) -> PyTree:
     restored = checkpoints.restore(abstract, step)
     checkpoints.close()
     return restored.state
-
-
-def _leaves(state: PyTree) -> dict[str, np.ndarray]:
-    def plain(leaf: Any) -> np.ndarray:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return {name: plain(leaf) for name, leaf in trees.flatten(state).items()}

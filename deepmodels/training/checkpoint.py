@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deepmodels import integrity, trees
+from deepmodels import integrity, parallel, trees
 from deepmodels.errors import CheckpointError
 from deepmodels.training.workdir import check_held, holder_of
 from deepmodels.trees import PyTree
@@ -102,8 +102,8 @@ def examine(workdir: str | Path, step: int) -> str:
             _compare(state, saved.custom_metadata)
     except Exception as error:  # orbax raises whatever its layers do
         raise CheckpointError(f"checkpoint of step {step}: {_root_cause(error)}") from error
-    leaves = jax.tree.leaves(state)
-    return f"{len(leaves)} leaves, {trees.count(state):,} numbers, all as they were saved"
+    held = f"{len(jax.tree.leaves(state))} leaves, {trees.count(state):,} numbers"
+    return f"{held}, all as they were saved; sha256 {integrity.sha256(state)}"
 
 
 def look(workdir: str | Path, abstract: PyTree, step: int | None = None) -> Restored | None:
@@ -211,6 +211,7 @@ class Checkpoints:
             pending.result()
         except Exception as error:
             raise self._failed(error) from error
+        parallel.alive()
 
     def keep(self, last: int, also: int | None = None) -> None:
         """Removes all but the last few steps and the step `also`."""

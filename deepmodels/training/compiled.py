@@ -92,6 +92,7 @@ class PmapStep:
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the batch with a leading axis of devices."""
+        parallel.alive()
         count = len(self._devices)
         return {name: x.reshape(count, len(x) // count, *x.shape[1:]) for name, x in batch.items()}
 

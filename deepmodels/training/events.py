@@ -18,6 +18,9 @@ def write_event(workdir: Path, event: str, **facts: Any) -> None:
       workdir: of the run.
       event: what happened.
       facts: numbers, texts, lists; a number that isn't finite is written as text, as JSON has no such numbers.
+
+    Raises:
+      DiskError: the file can't be written.
     """
     if jax.process_index():
         return

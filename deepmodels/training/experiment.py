@@ -46,6 +46,7 @@ PIPELINE = (
     "unpaired",
     "style",
     "buckets",
+    "skip_damaged",
 )
 
 
@@ -95,7 +96,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
-    sources, class_names = _sources(config)
+    sources, class_names = _sources(config, _bounds(config, model))
     _check_classes(config, model, class_names)
     _check_vocabulary(config, model, sources["train"])
     _check_call(config, model, sources["train"])
@@ -318,6 +319,15 @@ def metric_names(x: Experiment) -> list[str]:
     return list(jax.eval_shape(_evaluation_step(x), x.abstract.params, x.abstract.variables, batch))
 
 
+def without_damaged(x: Experiment, split: str) -> Experiment:
+    """Returns the experiment with a split that has only the records that can be read, as evaluation counts them."""
+    source = x.sources[split]
+    if not source.damaged:
+        return x
+    kept = np.setdiff1d(np.arange(len(source)), list(source.damaged))
+    return x._replace(sources=x.sources | {split: data.CheckedSource(data.SubsetSource(source, kept), split)})
+
+
 def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
     """Returns the shapes of what the objective gives the model of one record, but for what it gives by name."""
 
@@ -467,7 +477,25 @@ def _check_call(config: ConfigDict, model: nn.Module, source: data.Source) -> No
         )
 
 
-def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...]]:
+# objectives that read "label" as the number of a class, whatever else is asked of them
+_LABELLED = ("classification", "classification_with_auxiliary", "perceptron", "segmentation", "token_classification")
+
+
+def _bounds(config: ConfigDict, model: nn.Module) -> dict[str, data.Bound]:
+    """The integers that a record's arrays may hold, as far as the model says."""
+    bounds, objective = {}, config.objective
+    labelled = objective.name in _LABELLED or (objective.name in objectives.OBJECTIVES and objective.get("conditional"))
+    if getattr(model, "num_classes", None) and labelled:
+        takes = inspect.signature(objectives.OBJECTIVES[objective.name]).parameters
+        ignored = objective.get("ignore_label", takes["ignore_label"].default if "ignore_label" in takes else None)
+        bounds["label"] = data.Bound(model.num_classes, ignored)
+    if size := getattr(model, "vocab_size", None):
+        bounds["tokens"] = data.Bound(size)
+        bounds["targets"] = data.Bound(getattr(model, "target_vocab_size", None) or size)
+    return bounds
+
+
+def _sources(config: ConfigDict, bounds: Mapping[str, data.Bound]) -> tuple[dict[str, data.Source], tuple[str, ...]]:
     section = {key: value for key, value in config.data.items() if key not in PIPELINE}
     size, held_out = config.data.get("validation_size", 0), tuple(config.data.get("held_out", ()))
     if held_out and not size:
@@ -481,6 +509,10 @@ def _sources(config: ConfigDict) -> tuple[dict[str, data.Source], tuple[str, ...
     if (style := config.data.get("style")) is not None:
         picture = _style(style, sources["train"])
         sources = {split: data.StyledSource(source, picture) for split, source in sources.items()}
+    if hasattr(sources["train"], "tokenizer"):  # whose vocabulary is compared with the model's as a whole
+        bounds = {name: bound for name, bound in bounds.items() if name == "label"}
+    named = dict(bounds=bounds, skip=config.data.get("skip_damaged", 0), seed=config.seed)
+    sources = {split: data.CheckedSource(source, split, **named) for split, source in sources.items()}
     names = data.DATASETS[config.data.name].class_names or getattr(sources["test"], "class_names", None)
     return sources, tuple(names or ())
 

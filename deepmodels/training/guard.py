@@ -38,6 +38,7 @@ class TrainingError(DeepModelsError):
     """Training can't go on: the loss isn't finite, say."""
 
     exit_code = 77  # starting it again as it is would end here again
+    everywhere = True
 
 
 class Fault(TrainingError):
@@ -131,12 +132,13 @@ def observe(watch: Watch, loss, size, settings: Mapping[str, Any], xp: Any = jnp
     )
 
 
-def guarded(step: Callable, settings: Mapping[str, Any]) -> Callable:
+def guarded(step: Callable, settings: Mapping[str, Any], place: jax.sharding.Sharding | None = None) -> Callable:
     """Returns a step of `Guarded` that leaves all but the step's number as it was where the numbers are bad.
 
     Args:
       step: `(state, batch) -> (state, metrics)`, with "loss" and "grad_norm" among the metrics.
       settings: as for `observe`.
+      place: of "leaf_norms", which a compiler might else divide among processes; None under pmap.
 
     Returns:
       `(guarded, batch) -> (guarded, metrics)`; the metrics have "trigger", the number of what was wrong, and "watch".
@@ -148,6 +150,8 @@ def guarded(step: Callable, settings: Mapping[str, Any]) -> Callable:
         trigger, watch = observe(both.watch, jnp.arcsinh(loss), jnp.log(norm), settings)
         kept = jax.tree.map(lambda new, old: jax.lax.select(trigger == 0, new, old), changed, both.state)
         watch = jax.tree.map(lambda new, old: new.astype(old.dtype), watch, both.watch)
+        if place is not None and "leaf_norms" in metrics:
+            metrics = metrics | {"leaf_norms": jax.lax.with_sharding_constraint(metrics["leaf_norms"], place)}
         return Guarded(kept._replace(step=changed.step), watch), metrics | {"trigger": trigger, "watch": watch}
 
     return guarded_step
@@ -161,7 +165,8 @@ class GuardedStep:
         whole = x.abstract.step.sharding
         places = Guarded(jax.tree.map(lambda leaf: leaf.sharding, x.abstract), Watch(*[whole] * len(Watch._fields)))
         step = experiment.make_step(x, kind.axis_name, leaf_norms=True)
-        self._step = kind(guarded(step, x.config.guard), x.mesh, places, x.config.deterministic)
+        step = guarded(step, x.config.guard, None if kind is PmapStep else whole)
+        self._step = kind(step, x.mesh, places, x.config.deterministic)
         self._watch = jax.device_put(
             Watch(*[np.asarray(value, np.float32 if isinstance(value, float) else np.int32) for value in watch]), whole
         )
@@ -237,7 +242,7 @@ class Guard:
             norms = metrics.pop("leaf_norms", None)
             trigger = metrics.pop("trigger", None)
             if trigger is None:
-                loss, norm = (float(np.mean(metrics[name])) for name in ("loss", "grad_norm"))
+                loss, norm = (_number(metrics[name]) for name in ("loss", "grad_norm"))
                 size = math.log(norm) if norm > 0 else norm if math.isnan(norm) else -math.inf
                 trigger, watch = observe(self._watch, math.asinh(loss), size, self._settings, Host())
                 self._watch = watch._replace(left_out=self._watch.left_out)
@@ -251,7 +256,7 @@ class Guard:
         return found
 
     def _act(self, step: int, trigger: int, metrics: Mapping[str, Any], norms: np.ndarray | None) -> None:
-        settings, values = self._settings, {name: float(np.mean(metrics[name])) for name in ("loss", "grad_norm")}
+        settings, values = self._settings, {name: _number(metrics[name]) for name in ("loss", "grad_norm")}
         leaves = [] if norms is None else _leaves(self._names, norms)
         action, error = "left out", None
         if settings.policy == "stop" and trigger > 2:
@@ -291,6 +296,10 @@ class Guard:
 
 
 _ADVICE = "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the data; the checkpoints before it stand"
+
+
+def _number(value: np.ndarray) -> float:
+    return value.item() if value.size == 1 else float(np.mean(value))  # under pmap each device has it
 
 
 def _not_finite(step: int, values: Mapping[str, float]) -> str:

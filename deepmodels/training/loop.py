@@ -21,12 +21,13 @@ from rich.table import Table
 from deepmodels import cache, loading, parallel, trees, tuning
 from deepmodels import config as configs
 from deepmodels.analysis import summary
-from deepmodels.errors import CheckpointError, ConfigError, WeightsError, nearest
+from deepmodels.errors import CheckpointError, ConfigError, DeepModelsError, WeightsError, nearest
 from deepmodels.evaluation import confusion_matrix, predict
 from deepmodels.tokenizers import Tokenizer
 from deepmodels.training import decoding, experiment, four_bits, judging, lora
 from deepmodels.training.checkpoint import Checkpoints, best_step, look, saved_steps
 from deepmodels.training.compiled import JitStep, PmapStep
+from deepmodels.training.damage import Damage, check_unchanged
 from deepmodels.training.experiment import Experiment
 from deepmodels.training.freeze import trainable_table
 from deepmodels.training.frozen import FROZEN
@@ -100,7 +101,11 @@ def run(config: Mapping[str, Any], workdir: str | Path, *, quiet: bool = False) 
                 windows, bad = error.windows, error.step
             except Fault as error:
                 traceback.clear_frames(error.__traceback__)
-                raise TrainingError(f"{error}. {explain(x, workdir, lambda: x.init(given), error)}") from None
+                try:
+                    more = explain(x, workdir, lambda: x.init(given), error)
+                except DeepModelsError as problem:
+                    more = f"In which gradients can't be found out: {problem}"
+                raise TrainingError(f"{error}. {more}") from None
 
 
 def _train(
@@ -139,10 +144,13 @@ def _train(
     if x.freeze:
         say(_text(trainable_table(x.abstract.params, x.freeze)))
     start = step = int(state.step)
+    earlier = {} if restored is None else restored.record
+    windows = max(windows, earlier.get("windows", []), key=len)
     if bad is not None:
         windows = go_back(workdir, bad, start, windows)
     record = provenance() | {"config": json.loads(configs.to_json(config)), "evaluations": evaluations}
-    record["windows"] = windows
+    damage = Damage(x, workdir, earlier.get("damaged", {}))
+    record |= {"windows": windows, "data": check_unchanged(x, earlier.get("data"))}
     sinks = []
     if jax.process_index() == 0:
         with writing(workdir):
@@ -154,7 +162,7 @@ def _train(
         for sink in sinks:
             sink.close()
 
-    guard = Guard(x, workdir, windows, None if restored is None else restored.record.get("watch"), close)
+    guard = Guard(x, workdir, windows, earlier.get("watch"), close)
     train_step = guard.step({"jit": JitStep, "pmap": PmapStep}[config.compile])
     evaluate_on, draw = judging.judged(x, experiment.make_evaluation(x)), make_pictures(x)
     state = train_step.enter(state)
@@ -177,7 +185,7 @@ def _train(
             stop = step == config.steps
 
             if step % every.log == 0 or step == start + 1 or stop:
-                values = meter.read()
+                values = meter.read() | damage.count()
                 _write(sinks, step, values)
                 shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
                 bar.update(step, shown, values["data_stall"])
@@ -196,7 +204,8 @@ def _train(
             if step % every.checkpoint == 0 or improved or stop or asked:
                 meter.check()
                 with meter.paused():
-                    checkpoints.save(step, train_step.leave(state), record | {"watch": guard.record()})
+                    known = {"watch": guard.record(), "damaged": damage.record()}
+                    checkpoints.save(step, train_step.leave(state), record | known)
                     checkpoints.keep(config.keep.last, also=best_step(evaluations, config.keep))
             if asked and not stop:
                 checkpoints.close()
@@ -215,11 +224,11 @@ def _train(
     checkpoints.close()
 
     metrics, written = _tested(x, evaluate_on, "test", state)
-    _write(sinks, step, metrics)
+    _write(sinks, step, metrics | damage.count())
     if config.lora is not None:
         say(_adapter(x, workdir / "adapter", state))
     with writing(workdir / "report.html"):
-        report = _report(x, workdir, state, metrics, written)
+        report = _report(experiment.without_damaged(x, "test"), workdir, state, metrics, written)
     for sink in sinks:
         for png in sorted((workdir / "report").glob("*.png")):
             sink.images(step, f"report/{png.stem}", png)
@@ -348,6 +357,7 @@ class Meter:
           TrainingError, RolledBack: as `Guard.look`.
         """
         pending, self._pending = jax.device_get(self._pending), []
+        parallel.alive()
         self._free = time.monotonic()
         self._counted += self._guard.look(pending)
 
@@ -471,6 +481,7 @@ def _tested(
     metrics = evaluate_on(split, state)
     if x.config.decode is None:
         return metrics, None
+    x = experiment.without_damaged(x, split)
     written = decoding.write(x, averaged_params(state.params, state.opt_state), state.variables, split)
     return metrics | decoding.measure(x, written, split), written
 

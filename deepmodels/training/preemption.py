@@ -16,6 +16,7 @@ class Preempted(DeepModelsError):
     """A run was asked to leave, and has saved; the same command goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers requeue on it
+    everywhere = True
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def preemptible() -> Iterator[Callable[[], bool]]:
     Of several processes JAX tells all at the same step, some steps after any of them got the signal. Of one by itself a
     second SIGTERM ends it at once, as does any where Python takes no signals: outside the main thread.
     """
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():  # which takes the signal over, of one process too
         calls = itertools.count()  # steps may begin again at an earlier one, and JAX takes rising numbers only
         yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
         return

@@ -181,12 +181,13 @@ def read_record(workdir: Path) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Returns what a result depends on beside its config: versions, git revision, command, devices."""
+    """Returns what a result depends on beside its config: versions, git revision, command, devices, processors."""
     return {
         "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES},
         "git": _git_revision(),
         "command": sys.argv,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processors": _processors(),
         "processes": jax.process_count(),
     }
 
@@ -195,6 +196,11 @@ def peak_memory_bytes() -> int:
     """Returns the most memory used so far: of the first device where it counts, else of this process, in bytes."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _processors() -> int:
+    """Those that this process may use: on a CPU their number changes the bits, if config.deterministic isn't set."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(name: str) -> str | None:

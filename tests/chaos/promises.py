@@ -43,8 +43,13 @@ PROMISES: dict[str, Promise] = {
         "a checkpoint comes back on any mesh; another tree, shape or dtype is refused by name",
         '-m pytest -m "not parity" -k "every_mesh or refused_by_name" tests/training/test_checkpoint.py',
     ),
-    "P9": Promise("every record once an epoch, for any number of processes and workers; a bad one is named", None),
-    "P10": Promise("a batch that isn't finite, or explodes, changes no weight", None),
+    "P9": Promise(
+        "every record once an epoch, for any number of processes and workers; a bad one is named",
+        "tests/chaos/bad_records.py --trials=200",
+    ),
+    "P10": Promise(
+        "a batch that isn't finite, or explodes, changes no weight", "tests/chaos/bad_numbers.py --trials=200"
+    ),
     "P11": Promise(
         "a full or unwritable disk and a second run are said at once, and cost nothing saved",
         '-m pytest -m "not parity" tests/training/test_disk.py',
@@ -58,7 +63,7 @@ PROMISES: dict[str, Promise] = {
         "a giant's config compiles for its mesh, at the bytes that its sizes say",
         '-m pytest -m "not parity" tests/training/test_planning.py',
     ),
-    "P14": Promise("what launches runs: Slurm for real, Kubernetes by its schema only", None),
+    "P14": Promise("what launches runs: Slurm for real, Kubernetes by its schema only", "-m pytest tests/launch"),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepmodels import config as configs
+from deepmodels import integrity
 from deepmodels.errors import ConfigError, DeepModelsError
 from deepmodels.training import certificate, certify
 
@@ -33,7 +34,7 @@ def test_a_single_bit_of_any_leaf_is_a_difference():
     }
     for name, other in others.items():
         assert certificate.differences(state, other) == [name]
-        assert certificate.sha256(state) != certificate.sha256(other)
+        assert integrity.sha256(state) != integrity.sha256(other)
     reshaped = {"params": {"kernel": jnp.arange(6.0).reshape(3, 2)}}
     assert certificate.differences(state, reshaped) == ["key", "params/kernel", "step"]
 

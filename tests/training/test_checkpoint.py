@@ -180,10 +180,16 @@ CRAFTED = {
 }
 
 
+QUICK = ("a leaf of the tree has another name", "what a leaf is", "no digests", "terabytes")
+
+
 @leftovers
-@pytest.mark.parametrize("case", CRAFTED)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK)) for c in CRAFTED])
 def test_a_description_that_was_changed_is_damage_and_the_step_before_is_used(template, tmp_path, case):
-    """What still parses, too: it isn't taken for the checkpoint of another model, which would stop the run."""
+    """What still parses, too: it isn't taken for the checkpoint of another model, which would stop the run.
+
+    `pytest -m slow tests/training/test_checkpoint.py` has the others.
+    """
     workdir, (name, change) = tmp_path / "run", CRAFTED[case]
     shutil.copytree(template, workdir)
     folder = workdir / "checkpoints" / "2"

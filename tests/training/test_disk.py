@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -119,13 +120,30 @@ def test_an_unwritable_workdir(tiny_config, tmp_path):
         deepmodels.evaluate(tmp_path)
 
 
-def test_a_disk_that_can_only_be_read(tiny_config, small_disk, capsys):
+ODD = "runs of März 2026/läuft ✓ 100% #1 & 'more'"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run of 4 steps, in a folder whose name is odd; not to be changed."""
+    folder = tmp_path_factory.mktemp("done") / ODD
+    config = {
+        "steps": 4,
+        "model": {"name": "mlp_tiny"},
+        "data": {"name": "fashion_mnist_embedded", "batch_size": 16},
+        "optimizer": {"name": "momentum", "learning_rate": 0.01},
+        "every": {"log": 2, "evaluate": 2, "checkpoint": 2},
+    }
+    return train(config, folder).report.parent
+
+
+def test_a_disk_that_can_only_be_read(done, tiny_config, small_disk):
     """A run there can't go on; all that only looks at it works."""
-    train(tiny_config(steps=2, model={"name": "mlp_tiny"}), small_disk / "run")
+    shutil.copytree(done, small_disk / "run")
     before = deepmodels.evaluate(small_disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(ConfigError, match="workdir .* can't be written: Read-only file system"):
-        train(tiny_config(steps=4, model={"name": "mlp_tiny"}), small_disk / "run")
+        train(json.loads((done / "config.json").read_text()), small_disk / "run")
     with pytest.raises(ConfigError, match="workdir .*new' can't be written: Read-only file system"):
         train(tiny_config(steps=4), small_disk / "new")
     assert deepmodels.evaluate(small_disk / "run") == before
@@ -182,9 +200,9 @@ def test_where_hosts_do_not_see_each_others_locks_the_first_of_two_runs_ends_at_
 
 
 @leftovers
-def test_who_only_looks_changes_nothing(tiny_config, tmp_path, capsys):
+def test_who_only_looks_changes_nothing(done, tmp_path, capsys):
     """A run may be saving while its checkpoints are evaluated."""
-    train(tiny_config(steps=4, model={"name": "mlp_tiny"}), tmp_path)
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     (tmp_path / ".trash" / "1").mkdir(parents=True)
     unfinished = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp-123"
     unfinished.mkdir()
@@ -223,22 +241,13 @@ def test_a_clock_that_goes_back(tiny_config, tmp_path, monkeypatch):
         assert all(value >= 0 for value in times.values()), times
 
 
-ODD = "runs of März 2026/läuft ✓ 100% #1 & 'more'"
-
-
-def test_a_workdir_with_spaces_and_letters_of_all_kinds(tiny_config, tmp_path, capsys):
-    folder = tmp_path / ODD
-    config = tiny_config(steps=2, **AUTOENCODER)
-    result = train(config, folder)
-    assert result.report == folder / "report.html"
-    text = result.report.read_text()
-    assert "data:image/png" in text
-    assert 'src="data:' in text
-    assert text.count("<img") == text.count('src="data:'), "the page needs no other file, wherever it is"
-    train(config | {"steps": 4}, folder)
-    cli.main(["evaluate", "--workdir", str(folder)])
-    cli.main(["doctor", "--workdir", str(folder)])
+def test_a_workdir_with_spaces_and_letters_of_all_kinds(done, capsys):
+    text = (done / "report.html").read_text()
+    assert text.count("<img") == text.count('src="data:') > 0, "the page needs no other file, wherever it is"
+    cli.main(["evaluate", "--workdir", str(done)])
+    cli.main(["doctor", "--workdir", str(done)])
     assert capsys.readouterr().out.count("ok  checkpoints/") == 2
+    assert train(json.loads((done / "config.json").read_text()), done).state.step == 4, "nothing is left to do"
 
 
 @pytest.mark.slow

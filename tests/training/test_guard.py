@@ -2,25 +2,33 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 import deepmodels
 from deepmodels import trees
 from deepmodels.errors import ConfigError
-from deepmodels.training import TrainingError, experiment
+from deepmodels.training import TrainingError, experiment, loop
 from deepmodels.training.guard import Host, Watch, observe
 
 SETTINGS = {"z_score": 6.0, "warmup": 20}
 RECORDS, BATCH = 64, 8
+LOCAL = Path(__file__).parents[2] / "launch" / "local.sh"
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+def quick(monkeypatch):
+    """One device compiles fastest, and a report is drawn elsewhere."""
     monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]])
+    monkeypatch.setattr(loop, "_report", lambda x, workdir, *_: workdir / "report.html")
 
 
 @pytest.fixture
@@ -183,3 +191,52 @@ def test_going_back_passes_over_the_batches_up_to_the_bad_one(config, tmp_path):
 def test_what_a_guard_may_be(config, guard, message):
     with pytest.raises(ConfigError, match=message):
         experiment.make(config(**guard))
+
+
+CONFIG = """
+from deepmodels.training import experiment
+
+make_prepare = experiment.make_prepare
+
+
+def prepared(*arguments):
+    inner = make_prepare(*arguments)
+
+    def prepare(batch, key):
+        batch = inner(batch, key)
+        return batch | {"image": batch["image"] * batch["factor"][:, None, None, None].astype(batch["image"].dtype)}
+
+    return prepare
+
+
+experiment.make_prepare = prepared
+
+
+def get_config():
+    return %r
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_several_processes_leave_out_and_go_back_alike(config, tmp_path, policy):
+    """Two and four processes end with the same bits: `pytest -m slow tests/training/test_guard.py`."""
+    values = config(bad=[7], policy=policy) | {"mesh": {"data": 4, "fsdp": 2}}
+    (tmp_path / "config.py").write_text(CONFIG % values)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    for layout in ("2x4", "4x2"):
+        command = [LOCAL, layout, f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / layout}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    one, two = (
+        ocp.checkpointables_metadata(tmp_path / layout / "checkpoints" / "16").custom_metadata
+        for layout in ("2x4", "4x2")
+    )
+    assert one["digests"] == two["digests"]
+    assert one["record"]["windows"] == two["record"]["windows"]
+    assert bool(one["record"]["windows"]) == (policy == "rollback")
+    one, two = ([line["step"] for line in events(tmp_path / layout, "bad step")] for layout in ("2x4", "4x2"))
+    assert one == two != []
