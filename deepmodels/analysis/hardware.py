@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from deepmodels.errors import unknown
+
 
 class Hardware(NamedTuple):
     """One accelerator, as its maker's data sheet has it.
@@ -26,3 +28,14 @@ HARDWARE: dict[str, Hardware] = {
     "tpu_v6e": Hardware(918e12, 32e9, None),
 }
 """The SXM boards of NVIDIA's data sheets, and Google's pages on each TPU."""
+
+
+def hardware(name: str) -> Hardware:
+    """Returns an accelerator of the table HARDWARE.
+
+    Raises:
+      ConfigError: it isn't there; the message names the nearest.
+    """
+    if name not in HARDWARE:
+        raise unknown("hardware", name, HARDWARE)
+    return HARDWARE[name]
