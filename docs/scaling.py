@@ -2,8 +2,8 @@
 
     python docs/scaling.py [devices] [gpt3] [tpu]
 
-By default all of them; `tpu` needs the extra of that name. Each estimate is a process of its own, as JAX starts with
-the devices that it is for.
+By default all of them; `tpu` needs the extra of that name. GPT-3's estimates are processes of their own, as JAX starts
+with the devices that they are for.
 """
 
 import json
@@ -35,7 +35,6 @@ PAIRS = {
     "GPT, fsdp": (GPT, "fsdp"),
     "GPT, tensor": (GPT, "tensor"),
     "ResNet-18, data": (RESNET, "data"),
-    "ResNet-18, fsdp": (RESNET, "fsdp"),
 }
 
 
@@ -58,17 +57,6 @@ def work(config: dict, axis: str, count: int) -> dict:
     }
 
 
-def in_process(pair: str, count: int) -> dict:
-    """Returns `work` of a pair on virtual devices, in a process that starts with them."""
-    code = (
-        f"import jax, json, sys; sys.path.insert(0, {str(PAGE.parent)!r}); jax.config.update('jax_platforms', 'cpu'); "
-        f"jax.config.update('jax_num_cpu_devices', {count}); import scaling; "
-        f"print(json.dumps(scaling.work(*scaling.PAIRS[{pair!r}], {count})))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def estimate(*arguments: str) -> dict | str:
     """Returns what `deepmodels estimate` prints as JSON, or the error it ends with."""
     command = [sys.executable, "-m", "deepmodels", "estimate", *arguments, "--json"]
@@ -83,12 +71,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def devices() -> str:
-    """Returns the table of work per device over 1, 2, 4 and 8 devices."""
+    """Returns the table of work per device over 1, 2, 4 and 8 virtual devices."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(COUNTS))
     rows = []
-    for pair in PAIRS:
+    for pair, (config, axis) in PAIRS.items():
         alone = None
         for count in COUNTS:
-            found = in_process(pair, count)
+            found = work(config, axis, count)
             alone = alone or found
             rows.append(
                 [
