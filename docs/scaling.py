@@ -147,4 +147,5 @@ SECTIONS = {"devices": devices, "gpt3": gpt3, "tpu": tpu}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SECTIONS:
-        PAGE.write_text(written(PAGE.read_text(), name, SECTIONS[name]()))
+        section = SECTIONS[name]()
+        PAGE.write_text(written(PAGE.read_text(), name, section))
