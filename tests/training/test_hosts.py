@@ -45,6 +45,7 @@ def start(tmp_path):
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
         command = [ROOT / "launch" / "local.sh", layout, f"--config={config}", f"--workdir={tmp_path / workdir}"]
+        command += ["--heartbeat-seconds=600"]  # the script ends them all, and this machine may be busy
         with open(tmp_path / f"{workdir}.log", "a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
