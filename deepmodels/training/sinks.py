@@ -21,7 +21,7 @@ from deepmodels.training.workdir import writing
 class Sink(Protocol):
     """Takes a run's metrics, step by step; a sink that can't show images ignores them.
 
-    The two files that every run has raise DiskError where they can't be written.
+    Those that write into a run's folder raise DiskError where they can't.
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -115,15 +115,21 @@ class TensorBoard(Sink):
         except ImportError as error:
             raise _missing("tensorboard", "tensorboardX") from error
         purge_step = None if resume_step is None else resume_step + 1
+        self._path = Path(path)
         self._writer = SummaryWriter(str(path), purge_step=purge_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, float(value), step)
-        self._writer.flush()
+        self._flush()
 
     def images(self, step: int, name: str, png: Path | np.ndarray) -> None:
         self._writer.add_image(name, _pixels(png), step, dataformats="HWC")
+        self._flush()
+
+    def _flush(self) -> None:
+        with writing(self._path):  # its own thread dies of a full disk, and says nothing
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()

@@ -36,12 +36,13 @@ PROGRAM = """
 import sys
 from deepmodels import cli
 cli.main(["train", "--config", sys.argv[1], "--workdir", sys.argv[2], "--quiet"])
-from deepmodels.training import certificate, check_run, experiment
+from deepmodels import integrity
+from deepmodels.training import check_run, experiment
 from deepmodels.training.checkpoint import look
 from deepmodels.training.workdir import read_config
 bad = [line for line in check_run(sys.argv[2]) if not line.ok and not line.name.startswith("damaged/")]
 state = look(sys.argv[2], experiment.make(read_config(sys.argv[2])).abstract).state
-print("\\nend", int(state.step), "damaged" if bad else certificate.sha256(state))
+print("\\nend", int(state.step), "damaged" if bad else integrity.sha256(state))
 """
 CONFIG = """
 from deepmodels import config

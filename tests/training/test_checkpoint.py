@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from deepmodels import parallel
+from deepmodels import integrity, parallel
 from deepmodels.errors import CheckpointError
-from deepmodels.training import certificate
 from deepmodels.training.checkpoint import Checkpoints, examine, look, saved_steps
 
 CASES = os.environ.get("FUZZ_CASES")
@@ -67,12 +66,12 @@ def test_every_mesh_reads_what_any_has_saved(tmp_path, first, record_property):
 
     `pytest -m slow tests/training/test_checkpoint.py` begins with each of the others too.
     """
-    wanted = certificate.sha256(state_of(1))
+    wanted = integrity.sha256(state_of(1))
     saved(tmp_path / str(first), 1, count=first)
     before = first
     for count in [count for count in (8, 4, 2, 1, 2, 4, 8) if count != first]:
         restored = look(tmp_path / str(before), abstract(state_of(1), count)).state
-        assert certificate.sha256(restored) == wanted
+        assert integrity.sha256(restored) == wanted
         assert jax.tree.map(lambda leaf: leaf.sharding, restored) == places(count, state_of(1))
         shutil.rmtree(tmp_path / str(count), ignore_errors=True)
         checkpoints = Checkpoints(tmp_path / str(count))
@@ -203,9 +202,24 @@ def test_a_description_that_was_changed_is_damage_and_the_step_before_is_used(te
     restored = checkpoints.restore(abstract(state_of(1)))
     checkpoints.close()
     gc.collect()
-    assert certificate.sha256(restored.state) == certificate.sha256(state_of(1))
+    assert integrity.sha256(restored.state) == integrity.sha256(state_of(1))
     assert "checkpoint of step 2 is damaged (" in restored.warnings[0]
     assert (workdir / "damaged" / "2").is_dir()
+
+
+@pytest.mark.parametrize("kept", [{"record", "record_digest", "digests"}, {"record"}])
+def test_checkpoints_of_older_versions_are_read(template, tmp_path, kept):
+    shutil.copytree(template, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    rewritten(
+        path,
+        lambda tree: tree | {"custom_metadata": {name: tree["custom_metadata"][name] for name in kept}},
+    )
+    restored = Checkpoints(tmp_path / "run").restore(abstract(state_of(1)))
+    assert integrity.sha256(restored.state) == integrity.sha256(state_of(2))
+    assert ["unchecked" in line for line in restored.warnings] == [True] * ("digests" not in kept)
+    with pytest.raises(CheckpointError, match="doesn't fit the model: new is missing"):
+        look(tmp_path / "run", abstract(state_of(1) | {"new": np.zeros(3)}))
 
 
 @pytest.mark.parametrize("handlers", [{"state": "os.system"}, {"state": "deepmodels.cli.main"}, {}])
@@ -215,7 +229,7 @@ def test_a_program_that_a_checkpoint_names_is_not_looked_up(template, tmp_path, 
     folder = tmp_path / "run" / "checkpoints" / "2"
     rewritten(folder / "_CHECKPOINT_METADATA", lambda tree: tree | {"item_handlers": handlers})
     restored = Checkpoints(tmp_path / "run").restore(abstract(state_of(1)))
-    assert certificate.sha256(restored.state) == certificate.sha256(state_of(2))
+    assert integrity.sha256(restored.state) == integrity.sha256(state_of(2))
 
 
 @leftovers
@@ -223,7 +237,7 @@ def test_a_program_that_a_checkpoint_names_is_not_looked_up(template, tmp_path, 
 def test_records_changed_at_random(template, tmp_path, name, record_property):
     """`FUZZ_CASES=2000 pytest tests/training/test_checkpoint.py` tries a tenth of that of each."""
     whole, counts = (template / "checkpoints" / "2" / name).read_bytes(), {"set aside": 0, "harmless": 0}
-    wanted = {step: certificate.sha256(state_of(step)) for step in (1, 2)}
+    wanted = {step: integrity.sha256(state_of(step)) for step in (1, 2)}
 
     @settings(
         max_examples=int(CASES or 50) // 10, deadline=None, database=None, derandomize=CASES is None,
@@ -239,7 +253,7 @@ def test_records_changed_at_random(template, tmp_path, name, record_property):
         restored = checkpoints.restore(abstract(state_of(1)))
         checkpoints.close()
         step = int(restored.state["step"])
-        assert certificate.sha256(restored.state) == wanted[step]
+        assert integrity.sha256(restored.state) == wanted[step]
         assert restored.record == {"step": step}
         assert saved_steps(workdir) == ([1, 2] if step == 2 else [1])
         counts["harmless" if step == 2 else "set aside"] += 1

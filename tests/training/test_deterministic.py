@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import pytest
 
 from deepmodels import config as configs
-from deepmodels import train, tuning
+from deepmodels import integrity, train, tuning
 from deepmodels.errors import ConfigError
-from deepmodels.training import certificate, experiment
+from deepmodels.training import experiment
 from deepmodels.training.compiled import JitStep
 
 PROGRAM = """
 import sys
 import jax
-from deepmodels.training import certificate, experiment
+from deepmodels import integrity
+from deepmodels.training import experiment
 from deepmodels.training.compiled import JitStep
 
 jax.config.update("jax_enable_compilation_cache", False)  # compiled anew, as on another machine
@@ -32,7 +33,7 @@ step = JitStep(experiment.make_step(x, None), x.mesh, places, x.config.determini
 state, batches = x.init(), experiment.train_batches(x, 0)
 for _ in range(3):
     state, _ = step(state, step.place(next(batches)))
-print(certificate.sha256(state))
+print(integrity.sha256(state))
 """
 
 
@@ -54,7 +55,7 @@ def test_the_number_of_threads_changes_no_bit():
 def test_two_runs_are_equal_to_the_bit(tiny_config, tmp_path):
     config = tiny_config(steps=2, model={"name": "mlp_tiny"}, deterministic=True)
     one, other = (train(config, tmp_path / name).state for name in "ab")
-    assert certificate.sha256(one) == certificate.sha256(other)
+    assert integrity.sha256(one) == integrity.sha256(other)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])

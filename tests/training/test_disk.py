@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import deepmodels
-from deepmodels import cli, train
+from deepmodels import cli, integrity, train
 from deepmodels import config as configs
 from deepmodels.errors import CheckpointError, ConfigError, DiskError
-from deepmodels.training import certificate, certify, check_run, loop, workdir
+from deepmodels.training import certify, check_run, loop, workdir
 from deepmodels.training.checkpoint import saved_steps
 from deepmodels.training.sinks import read_json_lines
 from deepmodels.training.workdir import open_workdir
@@ -66,6 +66,11 @@ AUTOENCODER = {
 FULL = {  # what is written next when the disk is full: the config, the error, and the name that it says
     "checkpoint": ({}, CheckpointError, "saving step 6 to .*checkpoints failed .*; step 3 is the last whole one"),
     "metrics": ({"every": {"log": 1, "evaluate": 30, "checkpoint": 15}}, DiskError, r"metrics\.(jsonl|csv) can't be"),
+    "tensorboard": (
+        {"every": {"log": 1, "evaluate": 30, "checkpoint": 15}, "sinks": ("tensorboard",)},
+        DiskError,
+        r"(metrics\.(jsonl|csv)|tensorboard) can't be",
+    ),
     "pictures": (AUTOENCODER | {"every": {"log": 30, "evaluate": 6, "checkpoint": 3}}, DiskError, "pictures can't be"),
     "report": ({}, DiskError, "report.html can't be written"),
 }
@@ -73,15 +78,15 @@ FULL = {  # what is written next when the disk is full: the config, the error, a
 
 @leftovers
 @pytest.mark.parametrize(
-    "write", ["checkpoint", *(pytest.param(w, marks=pytest.mark.slow) for w in ("metrics", "pictures", "report"))]
+    "write", ["checkpoint", *(pytest.param(w, marks=pytest.mark.slow) for w in FULL if w != "checkpoint")]
 )
 def test_a_full_disk_is_said_at_once_and_costs_nothing_that_was_saved(
     tiny_config, small_disk, tmp_path, monkeypatch, write
 ):
-    """`pytest -m slow tests/training/test_disk.py` has the other three."""
+    """`pytest -m slow tests/training/test_disk.py` has the others."""
     values, kind, said = FULL[write]
     values = {"model": {"name": "mlp_tiny"}, "every": {"log": 30, "evaluate": 30, "checkpoint": 3}} | values
-    config = tiny_config(steps=30 if write == "metrics" else 9, keep={"last": 50}, **values)
+    config = tiny_config(steps=30 if write in ("metrics", "tensorboard") else 9, keep={"last": 50}, **values)
     whole = train(config, tmp_path / "whole").state
     filled, first = [], config["every"]["checkpoint"]
 
@@ -108,7 +113,7 @@ def test_a_full_disk_is_said_at_once_and_costs_nothing_that_was_saved(
 
     (small_disk / "ballast").unlink()
     again = train(config, small_disk / "run")
-    assert certificate.sha256(again.state) == certificate.sha256(whole)
+    assert integrity.sha256(again.state) == integrity.sha256(whole)
     assert again.report.exists()
 
 
@@ -196,7 +201,7 @@ def test_where_hosts_do_not_see_each_others_locks_the_first_of_two_runs_ends_at_
     assert workdir.holder_of(tmp_path / "run") == holders[0], "it is the other's"
     assert saved_steps(tmp_path / "run") == [2]
     monkeypatch.setattr(loop, "Meter", loop.Meter.__base__)
-    assert certificate.sha256(train(config, tmp_path / "run").state) == certificate.sha256(whole)
+    assert integrity.sha256(train(config, tmp_path / "run").state) == integrity.sha256(whole)
 
 
 @leftovers
@@ -235,7 +240,7 @@ def test_a_clock_that_goes_back(tiny_config, tmp_path, monkeypatch):
     again = train(config, tmp_path / "run").state
     monkeypatch.undo()
     assert next(clock) < 2_000_000_000 - 3600, "nothing has looked at it"
-    assert certificate.sha256(again) == certificate.sha256(whole)
+    assert integrity.sha256(again) == integrity.sha256(whole)
     for line in read_json_lines(tmp_path / "run" / "metrics.jsonl"):
         times = {name: line[name] for name in line if name.endswith(("seconds", "second", "stall", "overhead"))}
         assert all(value >= 0 for value in times.values()), times
