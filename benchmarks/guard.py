@@ -39,7 +39,8 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     },
     "gpt3_tiny": {
         "model": {
-            "name": "gpt3_tiny", "hidden_size": 128, "num_layers": 4, "num_heads": 4, "vocab_size": 256
+            "name": "gpt3_tiny", "hidden_size": 128, "num_layers": 4, "num_heads": 4, "vocab_size": 256,
+            "max_length": 64,
         },
         "objective": {"name": "language_modelling"},
         "data": {"name": "synthetic", "length": 64, "vocab_size": 256, "batch_size": 16},

@@ -452,7 +452,7 @@ def test_a_record_that_is_not_ours_is_refused(tmp_path, record):
     writer = ArrayRecordWriter(path, "group_size:1")
     writer.write(record)
     writer.close()
-    with pytest.raises(DataError, match=r"record 0 of .*train.array_record: damaged, or not ours"):
+    with pytest.raises(DataError, match=r"record 0, number 0 of .*train.array_record: damaged, or not ours"):
         data.ArrayRecordSource([path])[0]
 
 
