@@ -18,6 +18,7 @@ from deepmodels.version import __version__
 if TYPE_CHECKING:
     from deepmodels.analysis import info, summary
     from deepmodels.config import load as load_config
+    from deepmodels.exporting import export, load_exported
     from deepmodels.generation import generate
     from deepmodels.loading import convert, load, load_folder, save_folder
     from deepmodels.models import create, list_models
@@ -32,6 +33,8 @@ _PLACES = {
     "load_folder": ("deepmodels.loading", "load_folder"),
     "save_folder": ("deepmodels.loading", "save_folder"),
     "convert": ("deepmodels.loading", "convert"),
+    "export": ("deepmodels.exporting", "export"),
+    "load_exported": ("deepmodels.exporting", "load_exported"),
     "generate": ("deepmodels.generation", "generate"),
     "load_config": ("deepmodels.config", "load"),
     "train": ("deepmodels.training", "train"),
@@ -45,11 +48,13 @@ __all__ = [
     "create",
     "estimate",
     "evaluate",
+    "export",
     "generate",
     "info",
     "list_models",
     "load",
     "load_config",
+    "load_exported",
     "load_folder",
     "save_folder",
     "summary",

@@ -148,6 +148,51 @@ def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     _show(options, done._asdict(), lambda: [text])
 
 
+def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """deepmodels.export(MODEL, VARIABLES, FILE, only=..., length=..., platforms=...)"""
+    from deepmodels import cache, exporting, trees
+
+    cache.enable()
+    model, variables, inputs = _exportable(options.what, options.weights)
+    settings = dict(inputs=inputs, length=options.length)
+    platforms = options.platforms.split(",")
+    names = exporting.export(model, variables, options.to, only=options.function, platforms=platforms, **settings)
+    apart = exporting.difference(model, variables, options.to, **settings)
+    facts = {"file": options.to, "bytes": Path(options.to).stat().st_size, "functions": names, "difference": apart}
+    text = f"{options.to}: {', '.join(names)}, {trees.count(variables):,} numbers, {facts['bytes']:,} bytes"
+    if apart is None:
+        ran = f"not run back: it is for {options.platforms}"
+    else:
+        ran = f"run back, differs from the model by at most {max(apart.values()):.2g}"
+    _show(options, facts, lambda: [text, ran])
+
+
+def _exportable(name: str, weights: str | None):
+    """A model, its variables, and what its call takes where its name or its run says so, or else None."""
+    from deepmodels import exporting, loading, models
+    from deepmodels.errors import unknown
+    from deepmodels.weights import hub
+
+    if name in models.MODELS:
+        inputs = models.MODELS[name].inputs
+        if weights is not None:
+            return *loading.load(name, weights, cast=True), inputs
+        print("the parameters are fresh ones, of seed 0: --weights gives others", file=sys.stderr)
+        return *exporting.fresh(name), inputs
+    if weights is not None:
+        raise ConfigError(f"--weights is for a model by its name, and {name!r} is none: `deepmodels list` shows them")
+    if Path(name, "checkpoints").is_dir():
+        from deepmodels import training
+
+        model, variables, _ = training.load_run(name)
+        return model, variables, training.run_inputs(name)
+    if not Path(name).exists() and "/" not in name:
+        raise unknown("model", name, models.MODELS)
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConfigError(f"{name!r} is neither a run, with checkpoints, nor a model's folder, with a config.json")
+    return *loading.load_folder(hub.find(name), cast=True), None
+
+
 def sample(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """deepmodels.generate(MODEL, VARIABLES, PROMPTS, ...); text_to_image.generate(PIPELINE, PROMPTS, ...)"""
     from deepmodels import cache, generation, tokenizers
@@ -371,13 +416,14 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _mesh(text: str) -> dict[str, int]:
-    """The sizes of "data=2,fsdp=4"."""
+    """The sizes of "data=2,fsdp=4,dcn.data=2"."""
     sizes = {}
     for part in text.split(","):
         name, equals, size = part.partition("=")
         if not equals or not size.lstrip("-").isdigit():
             raise ConfigError(f"--mesh {text}: expected axis=size, separated by commas: data=2,fsdp=4")
-        sizes[name.strip()] = int(size)
+        outer, _, axis = name.strip().rpartition(".")
+        (sizes.setdefault(outer, {}) if outer else sizes)[axis] = int(size)
     return sizes
 
 
@@ -502,6 +548,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", default="torchvision", help="whose names a .safetensors gets (default: torchvision)")
     sub.add_argument("--num-classes", type=int, help="where it isn't the model's own")
     sub.add_argument("--cast", action="store_true", help="convert floats of another precision")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("export", export, "Write a model as a program that runs without this library, and run it back.")
+    sub.add_argument("what", metavar="NAME|RUN|FOLDER", help="a model's name, a run's folder, a model's, or owner/name")
+    sub.add_argument("--to", required=True, metavar="FILE", help="x.stablehlo, or x.onnx with the package jax2onnx")
+    sub.add_argument("--weights", metavar="FILE", help="of a model by its name; default: fresh ones")
+    sub.add_argument(
+        "--function", action="append", metavar="NAME", help="call, prefill, step, encode ...: default: all, in ONNX one"
+    )
+    sub.add_argument("--length", type=int, metavar="N", help="positions of a text that is written; default: all")
+    sub.add_argument("--platforms", default="cpu,cuda,tpu", help="of StableHLO (default: cpu,cuda,tpu)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command(

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from deepmodels.errors import DeepModelsError
 
     try:
-        with parallel.together(options.coordinator, options.num_processes, options.process_id):
+        processes = options.coordinator, options.num_processes, options.process_id
+        with parallel.together(*processes, stuck_seconds=0):  # compiling may take as long as it takes
             return inspect(options, overrides)
     except DeepModelsError as error:
         print(f"--  processes: {error}", file=sys.stderr)
@@ -75,7 +76,8 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         )
         made = found.look("experiment", lambda: experiment.make(config))
     if made is not None:
-        found.say("mesh", ", ".join(f"{axis}={size}" for axis, size in made.mesh.shape.items()))
+        axes = [f"{axis}={size}" for axis, size in made.mesh.shape.items() if size > 1]
+        found.say("mesh", ", ".join(axes) or "one device")
         found.tell("data", lambda: read_records(made.sources))
         if here or Path(options.workdir).exists():
             found.tell("workdir", lambda: check_workdir(Path(options.workdir), made))

@@ -12,17 +12,34 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LINES, BYTES = 0.1, 0.25  # what may change unnoticed: more is a layer that became another, or an array kept in vain
 
 
-@pytest.mark.parametrize(("name", "compiled"), [("vae", True), ("lstm_ptb_medium", False)])
-def test_a_step_is_as_large_as_it_was(monkeypatch, name, compiled):
+def table():
     with (BENCHMARKS / "results" / "compile.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["model"], row["jax"]) == (name, jax.__version__)]
+        return list(csv.DictReader(file))
+
+
+CHEAP = {"vae": True, "lstm_ptb_medium": False}  # whether it is compiled too
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_step_is_as_large_as_it_was(monkeypatch, name):
+    check(monkeypatch, name, CHEAP[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({row["model"] for row in table()} - {"vae"}))
+def test_every_step_is_as_large_as_it_was(monkeypatch, name):
+    """`pytest -m slow tests/test_compile_table.py`: some ten minutes on two cores, where nothing is cached."""
+    check(monkeypatch, name, compiled=True)
+
+
+def check(monkeypatch, name, compiled):
+    rows = [row for row in table() if (row["model"], row["jax"]) == (name, jax.__version__)]
     if not rows:
         pytest.skip(f"no row of {name} under jax {jax.__version__}: python benchmarks/compile.py {name}")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import compile
-    import subjects
 
-    lowered = compile.lower(subjects.SUBJECTS[name])
+    lowered = compile.lower(compile.SUBJECTS[name])
     assert len(lowered.as_text().splitlines()) == pytest.approx(int(rows[-1]["hlo lines"]), rel=LINES)
     if compiled:
         memory = lowered.compile(tuning.compiler_options()).memory_analysis()

@@ -30,10 +30,11 @@ ALLOWED = {
     "sampling": set(),
     "objectives": {"arguments", "metrics", "sampling"},
     "models": {"layers", "arguments", "preprocessing", "sampling"},
-    "parallel": {"trees"},
+    "parallel": {"trees", "layers"},
     "weights": {"trees", "gguf_header", "integrity"},
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},
+    "exporting": {"models", "trees"},
     "text_to_image": {"models", "loading", "sampling", "tokenizers", "trees", "weights"},
     "evaluation": {"parallel", "trees", "metrics"},
     "analysis": {"models", "trees", "cache", "parallel"},
@@ -44,9 +45,9 @@ ALLOWED = {
     },
     "cli": {
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
-        "text_to_image", "parallel",
+        "text_to_image", "parallel", "exporting", "trees",
     },
-    "__init__": {"models", "analysis", "training", "config", "loading", "generation"},
+    "__init__": {"models", "analysis", "training", "config", "loading", "generation", "exporting"},
     "__main__": {"cli"},
 }  # fmt: skip
 FORBIDDEN = {"torch", "tensorflow", "torchvision", "keras"}

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from deepmodels.errors import ShapeError
 
@@ -52,7 +53,7 @@ def visible(
         seen = (documents[:, :, None] == documents[:, None])[:, None]
     if mask is not None:
         seen = mask[:, None, None] if seen is None else seen & mask[:, None, None]
-    if window is not None and window < tokens.shape[1]:
+    if window is not None and (is_symbolic_dim(tokens.shape[1]) or window < tokens.shape[1]):
         near = band(tokens.shape[1], window)[None, None]
         seen = near if seen is None else seen & near
     return seen

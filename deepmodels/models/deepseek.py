@@ -184,7 +184,7 @@ class Router(nn.Module):
         r = self.routes
         if r.num_groups == r.num_chosen_groups:
             return preference
-        groups = preference.reshape(len(preference), r.num_groups, -1)
+        groups = preference.reshape(preference.shape[0], r.num_groups, -1)
         best = jax.lax.top_k(groups, 2 if r.sigmoid else 1)[0].sum(-1)
         allowed = jax.nn.one_hot(jax.lax.top_k(best, r.num_chosen_groups)[1], r.num_groups, dtype=bool).any(1)
         return jnp.where(allowed[..., None], groups, -jnp.inf if r.sigmoid else 0.0).reshape(preference.shape)

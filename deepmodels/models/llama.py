@@ -375,7 +375,7 @@ class Decoder(nn.Module):
         positions = position[:, None] + jnp.arange(count, dtype=jnp.int32)[None]
         x, buffers = self._extend_layers(self._embed(tokens), positions, cache, lengths)
         if last:
-            x = x[jnp.arange(len(x)), jnp.maximum(lengths - 1, 0)]
+            x = x[jnp.arange(x.shape[0]), jnp.maximum(lengths - 1, 0)]
         logits = self._unprojected(self.norm(x)).logits()
         return logits, cache | buffers | {"position": position + lengths}
 

@@ -46,14 +46,18 @@ class RelativePosition(nn.Module):
 
     def __call__(self, queries: int, keys: int) -> Array:
         """Returns the bias (1, N, queries, keys)."""
-        return self.embed(self._buckets(queries, keys)).transpose(2, 0, 1)[None]
+        distance = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
+        return self.embed(self._buckets(distance)).transpose(2, 0, 1)[None]
 
     def at(self, position: Array, keys: int) -> Array:
         """Returns the bias (B, N, 1, keys) of a query at each position (B,)."""
-        return self.embed(jnp.asarray(self._buckets(keys, keys))[position]).transpose(0, 2, 1)[:, :, None]
+        distance = jnp.arange(keys, dtype=position.dtype)[None] - position[:, None]
+        return self.embed(self._buckets(distance)).transpose(0, 2, 1)[:, :, None]
 
-    def _buckets(self, queries: int, keys: int) -> np.ndarray:
-        return buckets(queries, keys, self.bidirectional, self.num_buckets, self.max_distance)
+    def _buckets(self, distance: Array) -> Array:
+        far = self.max_distance  # from which on all share a bucket
+        table = buckets(far + 1, 2 * far + 1, self.bidirectional, self.num_buckets, far)[far]
+        return jnp.asarray(table)[jnp.clip(distance, -far, far) + far]
 
 
 def buckets(queries: int, keys: int, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:

@@ -44,7 +44,7 @@ def surroundings(environment: Mapping[str, str] = os.environ) -> str | None:
         return "TPU"
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         return None if environment.get("JAX_PROCESS_COUNT") == "1" else "Kubernetes"
-    return "TPU" if _on_tpu_vm(environment) else None
+    return "TPU" if not hosts and _on_tpu_vm(environment) else None
 
 
 @contextlib.contextmanager
@@ -127,6 +127,9 @@ def _find(by: str, environment: Mapping[str, str], seconds: int) -> _Meeting:
     try:
         found = _Meeting(*ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, seconds))
     except Exception as error:  # whatever the cluster's own library raises
+        if by == "TPU" and _on_tpu_vm(environment):  # a notebook's, say, which can't ask
+            print(f"TPU: nothing says whether there are other hosts ({error}): going on by itself", file=sys.stderr)
+            return _Meeting(None, None, None)
         raise ConfigError(f"{by}: the processes can't find each other: {error}; {_BY_HAND}") from error
     if None in found[:3]:
         raise ConfigError(f"{by}: JAX doesn't find the other processes here; {_BY_HAND}")

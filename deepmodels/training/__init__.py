@@ -2,7 +2,7 @@
 
 from deepmodels.training.certificate import Certificate, certify
 from deepmodels.training.inspection import check_run
-from deepmodels.training.loop import Result, TrainingError, evaluate, load_run
+from deepmodels.training.loop import Result, TrainingError, evaluate, load_run, run_inputs
 from deepmodels.training.loop import run as train
 from deepmodels.training.optimizer import make_optimizer
 from deepmodels.training.planning import Estimate, estimate
@@ -28,6 +28,7 @@ __all__ = [
     "make_optimizer",
     "make_train_step",
     "players",
+    "run_inputs",
     "sweep",
     "train",
 ]

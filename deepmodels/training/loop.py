@@ -1,5 +1,6 @@
 """The training loop: one straight page from a config to a trained, saved and reported model."""
 
+import inspect
 import io
 import itertools
 import json
@@ -279,6 +280,22 @@ def load_run(workdir: str | Path, *, step: int | None = None) -> tuple[nn.Module
     variables = four_bits.whole({"params": params, **of_model(state.variables)})
     variables["params"] = lora.merge(variables["params"])
     return x.model, variables, getattr(x.sources["train"], "tokenizer", None)
+
+
+def run_inputs(workdir: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shape and dtype of what a run gives its model by position of one record, by the model's names.
+
+    Args:
+      workdir: the run's folder.
+
+    Raises:
+      ConfigError: the folder isn't a run.
+      DataError: the run's data set is missing or damaged.
+    """
+    x = experiment.make(read_config(workdir))
+    names = inspect.signature(x.model.__call__).parameters
+    specs = experiment.model_inputs(x)
+    return {n: jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for n, s in zip(names, specs, strict=False)}
 
 
 def _restored(x: Experiment, workdir: Path, step: int | None) -> TrainState:

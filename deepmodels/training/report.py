@@ -341,13 +341,16 @@ def draw_sweep(
             places = list(column)
             if name in logarithmic:
                 axes.set_xscale("log")
+            if len(set(places)) <= 6:  # the values themselves, in place of powers of ten and what is between
+                axes.set_xticks(sorted(set(places)), [f"{place:.4g}" for place in sorted(set(places))])
+                axes.minorticks_off()
         else:
             labels = list(dict.fromkeys(map(str, column)))
             places = [labels.index(str(value)) for value in column]
             axes.set_xticks(range(len(labels)), labels)
             axes.margins(x=0.3)
-        axes.scatter(places, values, s=26, color=_COLORS[0], alpha=0.75, linewidths=0)
-        axes.scatter(places[:1], values[:1], s=64, color=_COLORS[1], linewidths=0, label="best")
+        axes.scatter(places, values, s=26, color=_COLORS[0], alpha=0.75, linewidths=0, zorder=3)
+        axes.scatter(places[:1], values[:1], s=64, color=_COLORS[1], linewidths=0, zorder=3, label="best")
         if number == 1:
             axes.legend(frameon=False, fontsize=9)
     return figure

@@ -11,6 +11,7 @@ from PIL import Image
 import deepmodels
 from deepmodels import data
 from deepmodels.errors import ConfigError, DataError
+from deepmodels.training import loop
 
 
 class Failing:
@@ -185,7 +186,7 @@ def config(tmp_path, tiny_config, monkeypatch):
     return make
 
 
-def test_a_run_passes_over_damaged_records_and_says_so(config, tmp_path):
+def test_a_run_passes_over_damaged_records_and_says_so(config, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"(train|test): record \d+, .*data.npz: 'label' is 7, expected 0 to 2"):
         deepmodels.train(config(), tmp_path / "run", quiet=True)
     deepmodels.train(config(skip_damaged=3), tmp_path / "run", quiet=True)
@@ -196,13 +197,15 @@ def test_a_run_passes_over_damaged_records_and_says_so(config, tmp_path):
     assert {(line["split"], line["record"]) for line in lines} == {("train", 5), ("train", 9), ("test", 5)}
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["data/damaged_records"] == 3
+    monkeypatch.setattr(loop, "_report", lambda x, workdir, *_: workdir / "report.html")
     assert len(deepmodels.train(config(skip_damaged=3), tmp_path / "run", quiet=True).metrics) == 2
     assert len((tmp_path / "run" / "events.jsonl").read_text().splitlines()) == 3  # nothing anew
     with pytest.raises(ConfigError, match="config.data.skip_damaged is a whole number, 0 or more, got -1"):
         deepmodels.train(config(skip_damaged=-1), tmp_path / "run", quiet=True)
 
 
-def test_a_run_does_not_go_on_with_other_data(config, tmp_path):
+def test_a_run_does_not_go_on_with_other_data(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_report", lambda x, workdir, *_: workdir / "report.html")
     values = config(skip_damaged=3)
     deepmodels.train(values | {"steps": 2}, tmp_path / "run", quiet=True)
     with np.load(tmp_path / "data.npz") as file:

@@ -274,7 +274,7 @@ def test_bad_npz_files(tmp_path):
     raw = path.read_bytes()
     for damaged in (raw[: len(raw) // 2], b"not a zip file", b"", raw.replace(b"NUMPY", b"NUMPI")):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"set.npz: not a readable .npz file"):
+        with pytest.raises(DataError, match=r"set.npz.*: not a readable .npz file"):
             data.create("npz", split="train", path=path)
     np.savez(path, x=np.zeros(3))
     with pytest.raises(DataError, match=r"expected arrays named train_image.*found \['x'\]"):

@@ -2,12 +2,17 @@
 
 import copy
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from deepmodels import cli
+from deepmodels import cli, parallel
+from deepmodels.parallel import hosts
 from deepmodels.training import Preempted, TrainingError
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -124,6 +129,45 @@ def test_the_coordinator_is_the_first_pod(jobset):
     assert host == f"{name}-{replicated['name']}-0-0.{spec['network']['subdomain']}"
     assert [entry["containerPort"] for entry in container(jobset)["ports"]] == [int(port)]
     assert int(env["JAX_PROCESS_COUNT"]) == replicated["replicas"] * job(jobset)["parallelism"]
+
+
+def pod(jobset: dict, index: int) -> dict[str, str]:
+    """The environment of a container, as Kubernetes makes it."""
+    env = {variable["name"]: variable["value"] for variable in container(jobset)["env"]}
+    return env | {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": str(index)}
+
+
+def test_pods_on_gpus_find_each_other_by_their_environment():
+    jobset = yaml.safe_load((ROOT / "launch" / "jobset-gpu.yaml").read_text())
+    assert parallel.surroundings(pod(jobset, 2)) == "Kubernetes"
+    found = hosts._find("Kubernetes", pod(jobset, 2), 1)
+    assert found[:3] == ("deepmodels-workers-0-0.deepmodels:55527", 4, 2)
+
+
+@pytest.mark.slow
+def test_two_pods_train(tmp_path):
+    """`pytest -m slow tests/launch/test_jobset.py`: half a minute. The file's environment, two pods here."""
+    jobset = yaml.safe_load((ROOT / "launch" / "jobset-gpu.yaml").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        here = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_PROCESS_COUNT": "2"}
+    here |= {"DEEPMODELS_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    config = ROOT / "experiments" / "lenet5_fashion.py"
+    command = ["train", f"--config={config}:smoke", f"--workdir={tmp_path / 'run'}"]
+    pods = [
+        subprocess.Popen(
+            [sys.executable, "-m", "deepmodels", *command],
+            env=os.environ | pod(jobset, index) | here,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in pods]
+    assert [process.returncode for process in pods] == [0, 0], said
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["processes"], run["devices"]) == (2, "4 x cpu")
 
 
 def test_hosts_and_chips_fit_the_topology():

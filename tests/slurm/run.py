@@ -32,6 +32,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=90
 CredType=cred/munge
 SlurmctldPort=16817
 SlurmctldPidFile={folder}/ctld.pid
@@ -139,7 +140,8 @@ class Job:
         config.write_text(CONFIG.format(steps=steps))
         self.steps = steps
         given = ["--parsable", f"--job-name={name}", f"--output={self.log}", "--cpus-per-task=1", *options]
-        self.id = run("sbatch", *given, BATCH, f"--config={config}", f"--workdir={self.workdir}").strip()
+        slow = "--heartbeat-seconds=600"  # as a machine with two nodes on it may be; Slurm ends all if one fails
+        self.id = run("sbatch", *given, BATCH, f"--config={config}", f"--workdir={self.workdir}", slow).strip()
 
     def state(self) -> str:
         """Returns what Slurm says of it: PENDING, RUNNING, COMPLETED ..."""
@@ -248,7 +250,7 @@ def main() -> int:
                 if SHOWN.search(line):
                     say("   " + line.replace(f"{folder}/", "")[:200])
             verdict = "the same state as" if same else "NOT the state of"
-            say(f"   queued again {restarts} times; sha256 {digest[:16]}...: {verdict} the undisturbed run")
+            say(f"   starts: {restarts + 1}; sha256 {digest[:16]}...: {verdict} the undisturbed run")
     if not options.no_docs and options.only == list(FAULTS):
         before, rest = DOCS.read_text().split(BEGIN)
         text = "\n".join(f"    {line}".rstrip() for line in lines)
