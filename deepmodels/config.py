@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "precision": "float32",  # or bfloat16, float64: the compute type; masters stay float32
     "compile": "jit",  # or pmap: pure data parallelism only
-    "deterministic": False,  # or True: the same bits each time on a GPU, and for any number of threads on a CPU; slower
+    "deterministic": False,  # or True: the same bits each time on a GPU, slower; on a CPU they are the same anyway
     # devices by axis, see docs/meshes.md; -1 for one takes what the others leave
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1, "dcn": {}},
     "objective": {"name": "classification"},

@@ -24,33 +24,31 @@ PROFILES = {
         {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
     ),
 }
-DETERMINISTIC = {
-    # the first implies the others where its documentation says so; a GPU is otherwise free to add in any order, and to
-    # choose among algorithms by how fast they were a moment ago
-    "gpu": {
-        "xla_gpu_deterministic_ops": "true",
-        "xla_gpu_exclude_nondeterministic_ops": "true",
-        "xla_gpu_autotune_level": "0",
+# Where a back end is otherwise free to add in any order, and to choose among algorithms by how fast they were a moment
+# ago. A CPU isn't: for one number of threads (NPROC in the environment, or else that of the processors) its programs
+# give the same bits each time, and XLA has no option that makes them the same for another number.
+DETERMINISTIC: dict[str, dict[str, bool | int]] = {
+    "gpu": {  # the first implies the others where its documentation says so
+        "xla_gpu_deterministic_ops": True,
+        "xla_gpu_exclude_nondeterministic_ops": True,
+        "xla_gpu_autotune_level": 0,
     },
-    # Eigen's threads divide a sum among as many as there are: other bits for another number of them
-    "cpu": {"xla_cpu_multi_thread_eigen": "false", **PROFILES["cpu"].options},
 }
 _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
 
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
 
 
-def compiler_options(deterministic: bool = False, platform: str | None = None) -> dict[str, str]:
-    """Returns the options to compile a program with.
+def compiler_options(deterministic: bool = False, platform: str | None = None) -> dict[str, str | bool | int]:
+    """Returns the options to compile a program with; without `deterministic`, {} for versions of JAX not tried.
 
     Args:
-      deterministic: whether it must give the same bits each time, whatever the number of threads: slower, and then all
-        that is tuned for speed is left out. Otherwise {} for versions of JAX not tried.
+      deterministic: whether it must give the same bits each time.
       platform: of the devices it is compiled for; by default that of the default back end.
     """
     platform = platform or jax.default_backend()
-    if deterministic:
-        return DETERMINISTIC.get(platform, {})
+    if deterministic and platform in DETERMINISTIC:
+        return DETERMINISTIC[platform]
     version = tuple(map(int, jax.__version__.split(".")[:2]))
     if not _TESTED[0] <= version < _TESTED[1] or platform not in PROFILES:
         return {}
@@ -63,7 +61,8 @@ def profile(deterministic: bool = False) -> str:
     if not given:
         return "none"
     back_end = jax.default_backend()
-    name = f"{back_end} {'deterministic' if deterministic else PROFILES[back_end].version}"
+    strict = deterministic and back_end in DETERMINISTIC
+    name = f"{back_end} {'deterministic' if strict else PROFILES[back_end].version}"
     return f"{name}: {' '.join(f'{option}={value}' for option, value in given.items())}"
 
 

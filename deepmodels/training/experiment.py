@@ -228,9 +228,9 @@ def make_prepare(mean, std, augmentation: Callable, crop_size: int | None = None
     return prepare
 
 
-def compiler_options(config: ConfigDict) -> dict[str, str] | None:
+def compiler_options(config: ConfigDict) -> dict[str, bool | int] | None:
     """Returns how to compile what goes along with training, where config.deterministic asks for something."""
-    return tuning.compiler_options(deterministic=True) if config.deterministic else None
+    return tuning.DETERMINISTIC.get(jax.default_backend()) if config.deterministic else None
 
 
 def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) -> Callable:

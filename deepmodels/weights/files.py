@@ -249,8 +249,10 @@ def _parts(path: Path) -> dict[Path, set[str]]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_expansion(path, path.stat().st_size, sum(member.file_size for member in members))
+            members, size = archive.infolist(), path.stat().st_size
+            _check_expansion(path, size, sum(member.file_size for member in members))
+            if any(member.compress_size > size for member in members):  # which memory is taken for
+                raise ValueError("an array is larger than the file")
             if len({member.filename for member in members}) != len(members):
                 raise ValueError("two arrays have the same name")
             return {member.filename.removesuffix(".npy"): _npy(archive.read(member)) for member in members}

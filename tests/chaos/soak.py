@@ -138,15 +138,16 @@ def disturbed(run: Run, disk: Disk, rng: np.random.Generator, usual: float, coun
     """Trains under faults until it is done; returns what went wrong, None if nothing."""
     kinds = ["kill", "stop and continue", "SIGTERM", "second run", "damage", *(["disk full"] if disk.small else [])]
     faults = [str(kind) for kind in rng.choice(kinds, FAULTS)]
+    soon = usual / 3  # as what was compiled by the run left alone isn't compiled again
     run.start()
     starts = 1
     while True:
         kind = faults.pop() if faults else None
         if kind is not None:
             if rng.random() < 0.5:
-                run.wait(rng.uniform(0, usual))
+                run.wait(rng.uniform(0, soon))
             else:
-                run.until_it_saves(usual)
+                run.until_it_saves(soon)
                 run.wait(rng.uniform(0, 0.3))
             if run.process.poll() is None:
                 counts[kind] += _inflicted(kind, run, disk, rng)

@@ -467,6 +467,18 @@ def test_an_npz_that_expands(refused):
     assert "would take" in refused(whole[: at + 24] + struct.pack("<I", 2**31) + whole[at + 28 :])
 
 
+def test_an_npz_whose_member_claims_to_be_larger_than_the_file(refused, tmp_path):
+    """Found by test_fuzz.py: zipfile takes a GiB for it."""
+    files.write(tmp_path / "a.npz", {"w": WEIGHT})
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    place = data.index(b"PK\x01\x02") + 20
+    data[place : place + 4] = (2**31 - 1).to_bytes(4, "little")
+    tracemalloc.start()
+    assert "larger than the file" in refused(bytes(data))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
 def test_an_npz_of_two_equal_names_or_of_a_path(refused):
     member = npy(described(), WEIGHT.tobytes())
     assert "same name" in refused(archive([("w.npy", member), ("w.npy", member)]))
