@@ -30,7 +30,7 @@ LAYERS = {  # batch, side, channels in and out, side of the kernel, stride, padd
     "alexnet_conv4": (16, 13, 384, 256, 3, 1, 1),
     "alexnet_conv5": (16, 13, 256, 256, 3, 1, 1),
     "vgg11_conv1": (16, 224, 3, 64, 3, 1, 1),
-    "vgg11_conv2": (16, 112, 64, 128, 3, 1, 1),
+    "vgg11_conv2": (8, 112, 64, 128, 3, 1, 1),
     "ddpm_32": (16, 32, 128, 128, 3, 1, 1),
     "ddpm_16": (16, 16, 256, 256, 3, 1, 1),
     "ddpm_16_joined": (16, 16, 512, 256, 3, 1, 1),

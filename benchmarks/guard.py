@@ -21,8 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import machine
 import table
-import train_step
 import turns
 
 HERE = Path(__file__).parent
@@ -54,8 +54,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def start(arguments: list[str]):
-    """Returns (50 steps and their reading, facts) for the arguments [subject, side]."""
+def start(told: dict[str, str]):
+    """Returns (50 steps and their reading, facts) for a subject and a side, by these names."""
     import jax
 
     from deepmodels import tuning
@@ -64,7 +64,7 @@ def start(arguments: list[str]):
     from deepmodels.training.guard import Guard
 
     tuning.keep_memory()
-    subject, side = arguments
+    subject, side = told["subject"], told["side"]
     every = {"log": READ, "evaluate": READ, "checkpoint": READ}
     policy = "skip" if side == "skip" else "stop"
     x = experiment.make(
@@ -90,9 +90,13 @@ def start(arguments: list[str]):
 
 def measure(subject: str, rounds: int, seconds: float) -> dict[str, object]:
     """Returns the row of one subject."""
-    commands = [[sys.executable, __file__, "--serve", subject, side] for side in SIDES]
-    facts, times = turns.take_turns(commands, rounds=rounds, seconds=seconds)
-    row: dict[str, object] = {"subject": subject, "rounds": rounds, "jax": facts[0]["version"]}
+    sides = turns.start([[sys.executable, __file__, json.dumps({"subject": subject, "side": side})] for side in SIDES])
+    try:
+        turns.take_turns(sides, rounds=rounds, seconds=seconds, joules=lambda *_: ([], None))
+    finally:
+        turns.end(sides)
+    times = [side.times for side in sides]
+    row: dict[str, object] = {"subject": subject, "rounds": rounds, "jax": sides[0].facts["version"]}
     for side, values in zip(SIDES, times, strict=True):
         row[f"{side} ms"] = round(1e3 * statistics.median(values) / READ, 3)
         if side != "none":
@@ -100,14 +104,13 @@ def measure(subject: str, rounds: int, seconds: float) -> dict[str, object]:
             found = {"median": statistics.median(more), "min": min(more), "max": max(more)}
             row |= {f"{side} {what} %": round(value, 2) for what, value in found.items()}
     return row | {
-        "cpu": train_step.cpu(), "cores": len(os.sched_getaffinity(0)), "date": datetime.date.today().isoformat()
+        "cpu": machine.cpu(), "cores": len(os.sched_getaffinity(0)), "date": datetime.date.today().isoformat()
     }  # fmt: skip
 
 
 def main() -> None:
     """Measures the subjects of the command line, or all."""
-    if sys.argv[1:2] == ["--serve"]:
-        del sys.argv[1]
+    if sys.argv[1:2] and sys.argv[1].startswith("{"):  # one side
         turns.serve(start)
         return
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

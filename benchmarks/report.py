@@ -102,9 +102,10 @@ def _table(measurements: dict[Key, dict]) -> list[str]:
                 continue
             told = [ours.get(name) or "-" for name in ("mfu", "hfu", "mbu")]
             joules = "-" if ours["joules"] in ("", "not measured") else ours["joules"]
+            memory = f"{ours['peak_gb']}, {peer['peak_gb']}" if ours["peak_gb"] else "-"
             cells = [
                 *(f"`{model}`", task, ours["batch_size"], _time(ours), f"{_time(peer)} {by}"),
-                *(f"**{peer['ratio']}**", plain, ours["compile_s"] or "-", f"{ours['peak_gb']}, {peer['peak_gb']}"),
+                *(f"**{peer['ratio']}**", plain, ours["compile_s"] or "-", memory),
                 *(*told, joules, ours["date"]),
             ]
             lines.append("| " + " | ".join(cells) + " |")

@@ -416,13 +416,14 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _mesh(text: str) -> dict[str, int]:
-    """The sizes of "data=2,fsdp=4"."""
+    """The sizes of "data=2,fsdp=4,dcn.data=2"."""
     sizes = {}
     for part in text.split(","):
         name, equals, size = part.partition("=")
         if not equals or not size.lstrip("-").isdigit():
             raise ConfigError(f"--mesh {text}: expected axis=size, separated by commas: data=2,fsdp=4")
-        sizes[name.strip()] = int(size)
+        outer, _, axis = name.strip().rpartition(".")
+        (sizes.setdefault(outer, {}) if outer else sizes)[axis] = int(size)
     return sizes
 
 

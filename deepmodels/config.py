@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "compile": "jit",  # or pmap: pure data parallelism only
     "deterministic": False,  # or True: the same bits each time on a GPU, and for any number of threads on a CPU; slower
     # devices by axis, see docs/meshes.md; -1 for one takes what the others leave
-    "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1},
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "expert": 1, "pipeline": 1, "dcn": {}},
     "objective": {"name": "classification"},
     # weights to start from, a path or "owner/name" on the hub; the others are arguments of `deepmodels.load`
     "init": {"weights": None, "source": None, "revision": None, "sha256": None, "cast": False, "fresh": None},
@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     # {"target": 0.6, "images": 500_000}: what a discriminator sees is augmented, see deepmodels.training.step
     "adaptive_augment": None,
     "critic_steps": 1,  # moves of the critic for each of the generator, where a model has two players
+    "shard_optimizer": False,  # the optimizer's state over the data axis too: ZeRO's first stage, see docs/meshes.md
+    "offload_optimizer": False,  # its state rests in the host's memory between steps
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
@@ -77,7 +79,7 @@ EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 
 # What may change between the starts of one run without changing what it computes.
 FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
-FREE += ("deterministic",)
+FREE += ("deterministic", "shard_optimizer", "offload_optimizer")
 FREE += ("guard", "data.skip_damaged")  # how faults are met, which is what one may have to change to go on
 
 
@@ -167,6 +169,11 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         _positive(f"config.{key}", result[key])
     _positive("config.keep.last", result["keep"]["last"])
     _positive("config.data.batch_size", result["data"].get("batch_size"))
+    for key in ("shard_optimizer", "offload_optimizer"):
+        if not isinstance(result[key], bool):
+            raise ConfigError(f"config.{key} is True or False, got {result[key]!r}")
+        if result[key] and result["compile"] == "pmap":
+            raise ConfigError(f"config.{key} is for config.compile='jit': under 'pmap' each device has the whole state")
     for key in ("keep", "early_stopping"):
         if result[key] and result[key]["mode"] not in ("min", "max"):
             raise ConfigError(f"config.{key}.mode is 'min' or 'max', got {result[key]['mode']!r}")

@@ -30,7 +30,7 @@ ALLOWED = {
     "sampling": set(),
     "objectives": {"arguments", "metrics", "sampling"},
     "models": {"layers", "arguments", "preprocessing", "sampling"},
-    "parallel": {"trees"},
+    "parallel": {"trees", "layers"},
     "weights": {"trees", "gguf_header", "integrity"},
     "loading": {"models", "weights", "trees", "parallel"},
     "generation": {"layers", "sampling", "tokenizers", "trees"},

@@ -3,9 +3,12 @@
 B batch, T queries, S keys and values, N heads, D size of a head, C channels.
 """
 
+import contextlib
+import contextvars
 import functools
 import logging
 import math
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +207,20 @@ def attention_weights(
       sinks: (N,), a logit of each head that takes weight from the keys and gives nothing: the weights sum to less
         than 1. Xiao et al. (2023), arXiv:2309.17453, section 3.3.
     """
+    if causal:
+        before = jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))[None, None]
+        mask = before if mask is None else mask & before
+    logits = attention_logits(query, key, scale=scale, mask=mask, bias=bias, soft_cap=soft_cap)
+    if sinks is None:
+        return jax.nn.softmax(logits).astype(query.dtype)
+    column = jnp.broadcast_to(sinks.astype(logits.dtype).reshape(1, -1, 1, 1), (*logits.shape[:3], 1))
+    return jax.nn.softmax(jnp.concatenate([logits, column], -1))[..., :-1].astype(query.dtype)
+
+
+def attention_logits(
+    query: Array, key: Array, *, scale: float, mask: Array | None, bias: Array | None, soft_cap: float | None
+) -> Array:
+    """Returns what `attention_weights` takes the softmax of, (B, N, T, S) in float32 for bfloat16; its arguments."""
     dtype = jnp.float32 if query.dtype.itemsize < 4 else query.dtype
     grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
     products = jnp.einsum("BTKGD,BSKD->BKGTS", grouped, key, preferred_element_type=dtype)
@@ -212,15 +229,24 @@ def attention_weights(
         logits = soft_cap * jnp.tanh(logits / soft_cap)
     if bias is not None:
         logits += bias.astype(dtype)
-    if causal:
-        before = jnp.tril(jnp.ones(logits.shape[-2:], bool))[None, None]
-        mask = before if mask is None else mask & before
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(dtype).min)
-    if sinks is None:
-        return jax.nn.softmax(logits).astype(query.dtype)
-    column = jnp.broadcast_to(sinks.astype(dtype).reshape(1, -1, 1, 1), (*logits.shape[:3], 1))
-    return jax.nn.softmax(jnp.concatenate([logits, column], -1))[..., :-1].astype(query.dtype)
+    return logits if mask is None else jnp.where(mask, logits, jnp.finfo(dtype).min)
+
+
+_ATTEND: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("attend", default=None)
+
+
+@contextlib.contextmanager
+def attention_by(attend: Callable | None) -> Iterator[None]:
+    """Has models called inside attend by another function, which takes what `dot_product_attention` takes.
+
+    Args:
+      attend: returns the averages, or None where `dot_product_attention` should compute them itself. None for none.
+    """
+    token = _ATTEND.set(attend)
+    try:
+        yield
+    finally:
+        _ATTEND.reset(token)
 
 
 def dot_product_attention(
@@ -241,8 +267,11 @@ def dot_product_attention(
     here: float64, in which JAX's has no softmax, soft caps and sinks, and values of another size than the keys.
     """
     other = soft_cap is not None or sinks is not None or key.shape[-1] != value.shape[-1]
+    terms = dict(scale=scale, mask=mask, bias=bias, causal=causal, soft_cap=soft_cap, sinks=sinks)
+    attend = _ATTEND.get()
+    if attend is not None and (y := attend(query, key, value, **terms)) is not None:
+        return y
     if query.dtype.itemsize == 8 or other:
-        terms = dict(scale=scale, mask=mask, bias=bias, causal=causal, soft_cap=soft_cap, sinks=sinks)
         return average(attention_weights(query, key, **terms), value)
     chosen = implementation(query, key, mask, bias, causal)
     return _attend(query, key, value, bias, mask, scale=scale, causal=causal, implementation=chosen)

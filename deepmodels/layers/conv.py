@@ -52,6 +52,50 @@ def convolve(
     return general(lhs, rhs)
 
 
+def convolve_rows(
+    lhs: Array, rhs: Array, window_strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **options: Any
+) -> Array:
+    """Computes what `lax.conv_general_dilated` does for small images of few channels, as those of digits are.
+
+    On a CPU it is a product of the rows that an output row sees, end to end, and a matrix that is the kernel at each
+    column. Most of the matrix is zeros, and still this is several times faster than XLA's convolution, whose innermost
+    loop is over the channels, of which a vector register could hold more than there are.
+
+    Args:
+      lhs: images (B, H, W, C).
+      rhs: kernel (h, w, C, C').
+      window_strides: of height and width.
+      padding: "SAME", "VALID", or zeros before and after each of height and width.
+      options: the further ones of `lax.conv_general_dilated`; neither groups nor dilations on a CPU.
+
+    Returns:
+      (B, H', W', C').
+    """
+    general = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
+    precision = options.get("precision")
+
+    def products(lhs: Array, rhs: Array) -> Array:
+        (batch, height, width, channels), (h, w, _, features) = lhs.shape, rhs.shape
+        (top, bottom), (left, right) = (
+            lax.padtype_to_pads((height, width), (h, w), window_strides, padding)
+            if isinstance(padding, str)
+            else padding
+        )
+        rows = (height + top + bottom - h) // window_strides[0] + 1
+        columns = (width + left + right - w) // window_strides[1] + 1
+        pixels = window_strides[1] * np.arange(columns) - left + np.arange(w)[:, None, None]  # that a tap sees
+        seen = jnp.asarray(pixels == np.arange(width)[:, None], rhs.dtype)  # (w, W, W')
+        matrix = jnp.einsum("jxo,ijcf->ixcof", seen, rhs, precision=precision).reshape(-1, columns * features)
+        padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), ((0, 0, 0), (top, bottom, 0), (0, 0, 0), (0, 0, 0)))
+        padded = padded.reshape(batch, height + top + bottom, width * channels)
+        last = (rows - 1) * window_strides[0] + 1
+        lines = jnp.concatenate([padded[:, i : i + last : window_strides[0]] for i in range(h)], -1)
+        product = lax.dot(lines.reshape(-1, h * width * channels), matrix, precision=precision)
+        return product.reshape(batch, rows, columns, features)
+
+    return lax.platform_dependent(lhs, rhs, cpu=products, default=general)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _depthwise(strides: tuple[int, int], pads: tuple[tuple[int, int], ...], lhs: Array, rhs: Array) -> Array:
     size = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(lhs.shape[1:3], pads, rhs.shape[:2], strides, strict=True)]

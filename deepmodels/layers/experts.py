@@ -5,7 +5,9 @@ arXiv:2211.15841.
 M tokens, C channels, F channels inside an expert, E experts.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -64,7 +66,7 @@ def balance_loss(probabilities: Array, chosen: Array, valid: Array | None = None
 
 
 class ExpertDense(nn.Module):
-    """A dense layer for each expert: (M, C), sorted by expert, becomes (M, features).
+    """The arrays of a dense layer for each expert: a kernel (E, C, features), and a bias (E, features) or None.
 
     Attributes:
       num_experts: E.
@@ -77,22 +79,79 @@ class ExpertDense(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, sizes: Array, expert: Array) -> Array:
-        """`sizes` (E,) int32 is the number of rows of each expert, `expert` (M,) int32 whose each row is."""
-        shape = (self.num_experts, x.shape[-1], self.features)
+    def __call__(self, channels: int, dtype: jnp.dtype) -> "Layer":
+        """Returns them for inputs of so many channels and this dtype."""
+        shape = (self.num_experts, channels, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=(0,)), shape, jnp.float32)
-        y = jax.lax.ragged_dot(x, kernel.astype(x.dtype), sizes)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
-            y += bias.astype(x.dtype)[expert]
-        return y
+        if not self.use_bias:
+            return Layer(kernel.astype(dtype), None)
+        bias = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
+        return Layer(kernel.astype(dtype), bias.astype(dtype))
 
 
-class Experts(nn.Module):
-    """Gated dense layers, to k of which each token goes: down(gate function(gate(x), up(x))), averaged by weights.
+class Layer(NamedTuple):
+    """A dense layer for each expert: kernel (E, C, features), and bias (E, features) or None."""
+
+    kernel: Array
+    bias: Array | None
+
+
+def routed(
+    x: Array, routing: Routing, layers: Mapping[str, Layer], gate: Gate, first: Array | int | None = None
+) -> Array:
+    """Returns for tokens (M, C) what the experts that they go to give, averaged by weights, (M, C).
 
     Tokens are sorted by expert and multiplied by `jax.lax.ragged_dot`, so that none is dropped and none is computed by
     an expert it doesn't go to, on back ends that have it (XLA's CPU back end computes all and masks).
+
+    Args:
+      x: the tokens.
+      routing: where they go.
+      layers: "gate", "up" and "down".
+      gate: the function between.
+      first: number of the first expert in `layers`, if those are some of all: what others would give is left out.
+    """
+    experts, (tokens, k) = len(layers["up"].kernel), routing.chosen.shape
+    chosen = routing.chosen.reshape(-1)
+    if first is not None:  # those of other experts come last, and count for nothing
+        here = (chosen >= first) & (chosen < first + experts)
+        chosen = jnp.where(here, chosen - first, experts)
+    order = jnp.argsort(chosen)
+    expert = chosen[order]
+    sizes = jnp.bincount(chosen, length=experts).astype(jnp.int32)
+
+    def dense(layer: Layer, rows: Array) -> Array:
+        y = jax.lax.ragged_dot(rows, layer.kernel, sizes)
+        return y if layer.bias is None else y + layer.bias[expert]
+
+    def own(rows: Array) -> Array:  # what `ragged_dot` gives behind the last group isn't the same everywhere
+        return rows if first is None else jnp.where((expert < experts)[:, None], rows, 0)
+
+    rows = own(x[order // k])
+    y = own(dense(layers["down"], gate(dense(layers["gate"], rows), dense(layers["up"], rows))))
+    y = y[jnp.argsort(order)].reshape(tokens, k, -1)
+    return jnp.einsum("MkC,Mk->MC", y, routing.weights.astype(x.dtype))
+
+
+_COMPUTE: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("compute", default=None)
+
+
+@contextlib.contextmanager
+def experts_by(compute: Callable | None) -> Iterator[None]:
+    """Has `Experts` called inside computed by another function than `routed`, which takes its first four arguments.
+
+    Args:
+      compute: returns (M, C), or None where `routed` should compute it. None for none.
+    """
+    token = _COMPUTE.set(compute)
+    try:
+        yield
+    finally:
+        _COMPUTE.reset(token)
+
+
+class Experts(nn.Module):
+    """Gated dense layers, to k of which each token goes: down(gate function(gate(x), up(x))), see `routed`.
 
     Attributes:
       num_experts: E.
@@ -109,16 +168,13 @@ class Experts(nn.Module):
     @nn.compact
     def __call__(self, x: Array, routing: Routing) -> Array:
         """Returns (M, C) of tokens (M, C) and where they go."""
-        tokens, k = routing.chosen.shape
-        chosen = routing.chosen.reshape(-1)
-        order = jnp.argsort(chosen)
-        expert = chosen[order]
-        sizes = jnp.bincount(chosen, length=self.num_experts).astype(jnp.int32)
-        gate, up, down = (
-            ExpertDense(self.num_experts, size, self.use_bias, name=name)
-            for name, size in (("gate", self.mlp_size), ("up", self.mlp_size), ("down", x.shape[-1]))
-        )
-        rows = x[order // k]
-        y = GATES[self.gate_function](gate(rows, sizes, expert), up(rows, sizes, expert))
-        y = down(y, sizes, expert)[jnp.argsort(order)].reshape(tokens, k, -1)
-        return jnp.einsum("MkC,Mk->MC", y, routing.weights.astype(x.dtype))
+        sizes = {"gate": (x.shape[-1], self.mlp_size), "up": (x.shape[-1], self.mlp_size)}
+        sizes["down"] = (self.mlp_size, x.shape[-1])
+        layers = {
+            name: ExpertDense(self.num_experts, features, self.use_bias, name=name)(channels, x.dtype)
+            for name, (channels, features) in sizes.items()
+        }
+        gate, compute = GATES[self.gate_function], _COMPUTE.get()
+        if compute is not None and (y := compute(x, routing, layers, gate)) is not None:
+            return y
+        return routed(x, routing, layers, gate)

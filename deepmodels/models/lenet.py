@@ -6,6 +6,8 @@ LeNet-5: "Gradient-based learning applied to document recognition" (1998), doi:1
 B batch, H height, W width, C channels (the papers' "feature maps").
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -13,9 +15,11 @@ from jax import Array, lax, random
 
 from deepmodels.errors import ConfigError
 from deepmodels.layers.checks import check_images
+from deepmodels.layers.conv import convolve_rows
 from deepmodels.layers.pooling import max_pool
 from deepmodels.models.variant import Variant, images
 
+Conv = partial(nn.Conv, conv_general_dilated=convolve_rows)  # of images as small as digits
 Table = tuple[tuple[int, ...], ...]  # for each output map, the input maps it is connected to
 
 H1_TABLE: Table = ((0,),) * 12
@@ -166,9 +170,9 @@ class LeNet1(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_images(images, height=28, width=28, channels=1)
-        x = scaled_tanh(nn.Conv(4, (5, 5), padding="VALID", name="conv1")(images))
+        x = scaled_tanh(Conv(4, (5, 5), padding="VALID", name="conv1")(images))
         x = _sum_2x2(x) / 4
-        x = scaled_tanh(nn.Conv(12, (5, 5), padding="VALID", name="conv2")(x))
+        x = scaled_tanh(Conv(12, (5, 5), padding="VALID", name="conv2")(x))
         x = _sum_2x2(x) / 4
         return nn.Dense(self.num_classes, name="head")(x.reshape(x.shape[0], -1))
 
@@ -206,8 +210,8 @@ class LeNet5Paper(nn.Module):
         return -jnp.square(x[:, None] - codes[None]).sum(-1)
 
 
-def _conv(features: int, fan_in: int, name: str) -> nn.Conv:
-    return nn.Conv(features, (5, 5), padding="VALID", kernel_init=uniform_fan_in(fan_in), name=name)
+def _conv(features: int, fan_in: int, name: str) -> nn.Module:
+    return Conv(features, (5, 5), padding="VALID", kernel_init=uniform_fan_in(fan_in), name=name)
 
 
 class LeNet5(nn.Module):
@@ -229,9 +233,9 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_images(images)
-        x = nn.relu(nn.Conv(self.features[0], (5, 5), padding=2, name="conv1")(images))
+        x = nn.relu(Conv(self.features[0], (5, 5), padding=2, name="conv1")(images))
         x = max_pool(x, 2, 2)
-        x = nn.relu(nn.Conv(self.features[1], (5, 5), padding="VALID", name="conv2")(x))
+        x = nn.relu(Conv(self.features[1], (5, 5), padding="VALID", name="conv2")(x))
         x = max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for i, size in enumerate(self.hidden_sizes):

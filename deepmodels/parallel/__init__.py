@@ -1,5 +1,6 @@
 """The device mesh, the placement of batches on it, and the rules that say where parameters live."""
 
+from deepmodels.parallel.activations import over_mesh
 from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
     AXES,
@@ -7,15 +8,15 @@ from deepmodels.parallel.mesh import (
     check_batch_size,
     describe_mesh,
     fetch,
-    keep_batch_divided,
     make_mesh,
     place,
     prefetch,
+    share,
     shares,
     sizes,
     written,
 )
-from deepmodels.parallel.rules import RULES, check_axes, part_bytes, shardings, shardings_like
+from deepmodels.parallel.rules import RULES, check_axes, on_host, part_bytes, shardings, shardings_like
 from deepmodels.parallel.watchdog import alive
 
 __all__ = [
@@ -27,13 +28,15 @@ __all__ = [
     "check_batch_size",
     "describe_mesh",
     "fetch",
-    "keep_batch_divided",
     "make_mesh",
+    "on_host",
+    "over_mesh",
     "part_bytes",
     "place",
     "prefetch",
     "shardings",
     "shardings_like",
+    "share",
     "shares",
     "sizes",
     "surroundings",

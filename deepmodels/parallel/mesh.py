@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from flax import linen as nn
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels.errors import ConfigError, ShapeError, nearest
@@ -17,21 +16,24 @@ from deepmodels.trees import PyTree
 # In the order of the devices, so that those which talk most are neighbours.
 AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp", "expert")
+SEQUENCES = ("tokens", "targets")  # of a batch: what the sequence axis divides, along its positions
+DCN = "dcn"  # the network among data centres' slices, as TPU's makers call it
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh whose axes have the given sizes.
 
     Args:
-      axes: sizes by name of `AXES`; -1 for one of them takes what the others leave; absent means 1.
+      axes: sizes by name of `AXES`; -1 for one of them takes what the others leave; absent means 1. "dcn" maps axes to
+        the parts of them that are apart, joined by a slower network: {"data": 8, "fsdp": 16, "dcn": {"data": 4}} is 4
+        slices, or groups of hosts, of 2 x 16 devices.
       devices: all of the process group's by default.
 
     Raises:
-      ConfigError: an unknown axis, or sizes that don't multiply to the number of devices.
+      ConfigError: an unknown axis, sizes that don't multiply to the number of devices, or parts that there aren't.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = _sizes(axes)
-    given = written(dict(zip(AXES, sizes, strict=True)))
+    sizes, given = _sizes(axes), written({name: size for name, size in axes.items() if name != DCN})
     if -1 in sizes:
         rest = -int(np.prod(sizes))
         if len(devices) % rest:
@@ -42,7 +44,44 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
             f"config.mesh {given} asks for {np.prod(sizes)} devices, there are {len(devices)}; "
             f"write -1 for the axis that should take what is left"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types, outer = (AxisType.Auto,) * len(AXES), _outer(axes, sizes)
+    if math.prod(outer) == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    return Mesh(hybrid(sizes, outer, devices), AXES, axis_types=types)
+
+
+def hybrid(sizes: Sequence[int], outer: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns devices as an array of the given sizes, of which the outer parts are joined by a slower network.
+
+    Slices of TPUs are told apart by their own numbers. Any other devices are parts of equal size in the order of their
+    processes, so that a part is one or several hosts; virtual devices of one process are cut in their order.
+
+    Args:
+      sizes: of the whole array.
+      outer: into how many parts each of its dimensions is divided.
+      devices: all of them.
+
+    Raises:
+      ConfigError: there aren't as many slices, or a process would be in two parts.
+    """
+    parts = math.prod(outer)
+    inner = [size // part for size, part in zip(sizes, outer, strict=True)]
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        if len(slices) != parts:
+            raise ConfigError(f"config.mesh.dcn asks for {parts} slices, there are {len(slices)}")
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    of_process = collections.Counter(device.process_index for device in ordered)
+    size = len(ordered) // parts
+    if len(of_process) > 1 and any(size % count for count in of_process.values()):
+        raise ConfigError(
+            f"config.mesh.dcn asks for {parts} parts of {size} devices, which would divide the devices of a process: "
+            f"there are {len(of_process)} processes"
+        )
+    whole = np.asarray(ordered, object).reshape(*outer, *inner)
+    count = len(sizes)
+    return whole.transpose([axis for i in range(count) for axis in (i, count + i)]).reshape(sizes)
 
 
 def describe_mesh(axes: Mapping[str, int]) -> AbstractMesh:
@@ -54,6 +93,7 @@ def describe_mesh(axes: Mapping[str, int]) -> AbstractMesh:
     Raises:
       ConfigError: an unknown axis, or a size that isn't positive.
     """
+    axes = {name: size for name, size in axes.items() if name != DCN}
     sizes = _sizes(axes)
     if -1 in sizes:
         raise ConfigError(f"mesh {written(axes)}: without devices there is nothing for -1 to take")
@@ -61,6 +101,7 @@ def describe_mesh(axes: Mapping[str, int]) -> AbstractMesh:
 
 
 def _sizes(axes: Mapping[str, int]) -> list[int]:
+    axes = {name: size for name, size in axes.items() if name != DCN}
     for name in axes:
         if name not in AXES:
             raise ConfigError(f"config.mesh has no axis {name!r}: {nearest(name, AXES)}")
@@ -68,6 +109,17 @@ def _sizes(axes: Mapping[str, int]) -> list[int]:
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ConfigError(f"config.mesh {written(axes)}: sizes are positive, and at most one is -1")
     return sizes
+
+
+def _outer(axes: Mapping[str, int], sizes: Sequence[int]) -> list[int]:
+    dcn = axes.get(DCN) or {}
+    for name, size in dcn.items():
+        if name not in AXES:
+            raise ConfigError(f"config.mesh.dcn has no axis {name!r}: {nearest(name, AXES)}")
+        whole = sizes[AXES.index(name)]
+        if not isinstance(size, int) or size < 1 or whole % size:
+            raise ConfigError(f"config.mesh.dcn {name}={size}: expected a number that divides {name}={whole}")
+    return [dcn.get(name, 1) for name in AXES]
 
 
 def sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
@@ -101,35 +153,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def keep_batch_divided(objective: Callable, mesh: Mesh) -> Callable:
-    """Returns an objective under which all that the model's modules return stays divided along the batch, as it came.
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which part of a batch the devices of this process need, and how many such parts there are.
 
-    Parameters are divided over the same devices, and where both meet the compiler has to gather one of them. Left to
-    itself it may choose the batch, by what a small addition suggests, and then each device computes all of it.
+    Processes whose devices are apart only along other axes than the batch's, such as tensor, need the same part.
 
-    Args:
-      objective: `(forward, batch, key) -> ...`.
-      mesh: where it runs. Without parameters that are divided the objective is returned as it is.
+    Raises:
+      ConfigError: its devices need rows that aren't one part.
     """
-    if mesh.size == mesh.shape["data"]:
-        return objective
-
-    def divided(forward, batch, key, **named):
-        (rows,) = {len(leaf) for leaf in jax.tree.leaves(batch)}
-
-        def constrain(leaf):
-            if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] != rows or rows % shares(mesh):
-                return leaf
-            free = (PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
-            return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(BATCH_AXES, *free)))
-
-        def call(function, arguments, named, context):
-            return jax.tree.map(constrain, function(*arguments, **named))
-
-        with nn.intercept_methods(call):
-            return objective(forward, batch, key, **named)
-
-    return divided
+    rows = batch_sharding(mesh).addressable_devices_indices_map((shares(mesh),)).values()
+    starts = sorted({index[0].start or 0 for index in rows})
+    first, count = starts[0], len(starts)
+    if starts != list(range(first, first + count)) or first % count or shares(mesh) % count:
+        raise ConfigError(
+            f"config.mesh {written(mesh.shape)}: the devices of process {jax.process_index()} would need the parts "
+            f"{starts} of {shares(mesh)} of a batch, which aren't one; choose sizes that keep its devices together"
+        )
+    return first // count, shares(mesh) // count
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -7,13 +7,16 @@ largest dimension that the fsdp axis divides.
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from deepmodels import trees
-from deepmodels.errors import ConfigError
-from deepmodels.parallel.mesh import written
+from deepmodels.errors import ConfigError, nearest
+from deepmodels.parallel.mesh import AXES, SEQUENCES, written
 from deepmodels.trees import PyTree
 
 Placement = tuple[str | None, ...]
@@ -43,12 +46,13 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, P
       rules: (pattern, placement) pairs, in order.
 
     Raises:
-      ConfigError: a placement doesn't divide a dimension, or a large leaf stays whole although the mesh shards.
+      ConfigError: a placement doesn't divide a dimension, names an axis that there isn't or one twice, or is of more
+        dimensions than the leaf has; or a large leaf stays whole although the mesh shards.
     """
     return trees.map_named(lambda name, leaf: NamedSharding(mesh, _spec(name, leaf.shape, mesh, rules)), tree)
 
 
-def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> PyTree:
+def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh, over_data: bool = False) -> PyTree:
     """Returns a NamedSharding for each leaf of a tree that goes with parameters, such as an optimizer's state.
 
     A leaf whose path ends in a parameter's path and which has its shape lies where the parameter lies; any other leaf
@@ -59,11 +63,17 @@ def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> 
       params: the parameters, or their shapes.
       placed: their shardings.
       mesh: the mesh of those shardings.
+      over_data: whether leaves are divided by the data axis as well, where it divides one of their dimensions, so that
+        no two devices keep the same: ZeRO's first stage, Rajbhandari et al. (2019), arXiv:1910.02054.
     """
     shapes = {name: leaf.shape for name, leaf in trees.flatten(params).items()}
     where = trees.flatten(placed)
 
     def sharding(name: str, leaf) -> NamedSharding:
+        place = beside(name, leaf)
+        return _over_data(place, leaf.shape) if over_data else place
+
+    def beside(name: str, leaf) -> NamedSharding:
         parts = name.split("/")
         for start in range(len(parts)):
             suffix = "/".join(parts[start:])
@@ -74,22 +84,73 @@ def shardings_like(tree: PyTree, params: PyTree, placed: PyTree, mesh: Mesh) -> 
     return trees.map_named(sharding, tree)
 
 
-def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh) -> None:
+def _over_data(place: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """A placement that is divided along the largest part of a dimension that the data axis divides too."""
+    data = place.mesh.shape["data"]
+    spec = [*place.spec, *[None] * (len(shape) - len(place.spec))]
+    fits = [(n, -d) for d, n in enumerate(place.shard_shape(shape)) if n % data == 0]
+    if data == 1 or not fits or math.prod(shape) < SMALL:
+        return place
+    dimension = -max(fits)[1]
+    spec[dimension] = "data" if spec[dimension] is None else (spec[dimension], "data")
+    return NamedSharding(place.mesh, PartitionSpec(*spec))
+
+
+def on_host(place: NamedSharding, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    """Returns a placement in the memory of the host, of a leaf that isn't small."""
+    return place if leaf.size < SMALL else place.with_memory_kind("pinned_host")
+
+
+def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh, record: Mapping[str, Any] | None = None) -> None:
     """Raises ConfigError if an axis of the mesh is for what a model doesn't have, so that its devices would all do the
-    same.
+    same, or doesn't divide what it is for.
 
     Args:
       tree: the model's parameters, or their shapes.
       mesh: of `make_mesh` or `describe_mesh`.
+      record: arrays by name, of an example or of a batch, whose last dimension of `SEQUENCES` is positions; None if
+        that isn't known.
     """
-    if mesh.shape["expert"] > 1 and not any(re.search(r"(^|/)experts/", name) for name in trees.flatten(tree)):
+    leaves, sizes = trees.flatten(tree), mesh.shape
+    experts = {name: leaf.shape[-3] for name, leaf in leaves.items() if re.fullmatch(EXPERTS, name)}
+    if sizes["expert"] > 1 and not experts:
         raise ConfigError(
-            f"config.mesh expert={mesh.shape['expert']}: the model has no experts; it is for those that have, such as "
+            f"config.mesh expert={sizes['expert']}: the model has no experts; it is for those that have, such as "
             "mixtral_8x7b and deepseek_v3, and fsdp divides the parameters of any model"
         )
-    for axis, what in (("sequence", "a sequence to divide"), ("pipeline", "a stack of layers to run as a pipeline")):
-        if mesh.shape[axis] > 1:
-            raise ConfigError(f"config.mesh {axis}={mesh.shape[axis]}: the model has not {what}")
+    for name, count in experts.items():
+        if count % sizes["expert"]:
+            raise ConfigError(
+                f"config.mesh expert={sizes['expert']}: {name} has {count} experts, which can't be divided by it; the "
+                f"nearest size that divides them is {_nearest_divisor(count, sizes['expert'])}"
+            )
+    lengths = {name: np.shape(leaf)[-1] for name, leaf in (record or {}).items() if name in SEQUENCES}
+    if sizes["sequence"] > 1 and record is not None and not lengths:
+        raise ConfigError(
+            f"config.mesh sequence={sizes['sequence']}: there is no sequence to divide; it is for models of tokens, "
+            f"and data with {' or '.join(SEQUENCES)}"
+        )
+    for name, length in lengths.items():
+        if length % sizes["sequence"]:
+            raise ConfigError(
+                f"config.mesh sequence={sizes['sequence']}: a row of {name} has {length} positions, which can't be "
+                f"divided by it; the nearest size that divides them is {_nearest_divisor(length, sizes['sequence'])}"
+            )
+    if sizes["pipeline"] > 1:
+        raise ConfigError(
+            f"config.mesh pipeline={sizes['pipeline']}: the model has no stack of layers to run as a pipeline"
+        )
+    spare = sizes["tensor"] > 1 and not any(
+        "tensor" in place.spec for place in trees.flatten(shardings(tree, mesh)).values()
+    )
+    if spare:
+        raise ConfigError(
+            f"config.mesh tensor={sizes['tensor']}: nothing of the model is divided by it, as each of its kernels has "
+            f"less than {SMALL:,} elements; data and fsdp divide the batch of any model"
+        )
+
+
+EXPERTS = r"(.*/)?experts/(gate|up|down)/kernel"
 
 
 def part_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, place: NamedSharding) -> int:
@@ -102,21 +163,21 @@ def _spec(
 ) -> PartitionSpec:
     spec: list[str | None] = [None] * len(shape)
     size = math.prod(shape)
+    placement = next((placement for pattern, placement in rules if re.fullmatch(pattern, name)), ())
+    _check_placement(name, shape, placement)
     if size < SMALL:
         return PartitionSpec()
-    placement = next((placement for pattern, placement in rules if re.fullmatch(pattern, name)), ())
     for dimension, axis in zip(range(len(shape) - len(placement), len(shape)), placement, strict=True):
         if axis is None or mesh.shape[axis] == 1:
             continue
         if shape[dimension] % mesh.shape[axis]:
-            divisors = [n for n in range(1, shape[dimension] + 1) if shape[dimension] % n == 0]
             raise ConfigError(
                 f"{name} {shape}: dimension {dimension} can't be divided by the mesh axis {axis}={mesh.shape[axis]}; "
-                f"the nearest size that divides it is {min(divisors, key=lambda n: abs(n - mesh.shape[axis]))}"
+                f"the nearest size that divides it is {_nearest_divisor(shape[dimension], mesh.shape[axis])}"
             )
         spec[dimension] = axis
     fsdp = mesh.shape["fsdp"]
-    if fsdp > 1:
+    if fsdp > 1 and "fsdp" not in spec:
         free = [(n, -d) for d, n in enumerate(shape) if spec[d] is None and n % fsdp == 0]
         if free:
             spec[-max(free)[1]] = "fsdp"
@@ -126,3 +187,23 @@ def _spec(
             f"device would hold it whole: choose an fsdp size that divides one of its dimensions, or add a rule for it"
         )
     return PartitionSpec(*spec)
+
+
+def _nearest_divisor(count: int, size: int) -> int:
+    return min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - size))
+
+
+def _check_placement(name: str, shape: tuple[int, ...], placement: Placement) -> None:
+    axes = [axis for axis in placement if axis is not None]
+    for axis in axes:
+        if axis not in AXES:
+            raise ConfigError(f"{name} {shape}: its placement {placement} has no axis of a mesh: {nearest(axis, AXES)}")
+        if axes.count(axis) > 1:
+            raise ConfigError(
+                f"{name} {shape}: its placement {placement} names the axis {axis} twice; an axis divides one dimension"
+            )
+    if len(placement) > len(shape):
+        raise ConfigError(
+            f"{name} {shape}: its placement {placement} is of the last {len(placement)} dimensions, the leaf has "
+            f"{len(shape)}; give it {len(shape)}, or a pattern that doesn't match the leaf"
+        )

@@ -19,7 +19,7 @@ from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
 from deepmodels.training import four_bits, frozen, lora
 from deepmodels.training.frozen import FROZEN, Network
-from deepmodels.training.optimizer import averaged_params, make_optimizer
+from deepmodels.training.optimizer import EmaState, averaged_params, make_optimizer
 from deepmodels.training.step import (
     AUGMENTATION,
     Adaptive,
@@ -140,7 +140,7 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     shapes = jax.eval_shape(init_state)
     if not jax.tree.leaves(shapes.params):
         raise ConfigError(f"model {config.model.name!r} has no parameters to train")
-    parallel.check_axes(shapes.params, mesh)
+    parallel.check_axes(shapes.params, mesh, sources["train"][0])
     whole = NamedSharding(mesh, PartitionSpec())
     places = parallel.shardings(shapes.params, mesh)
     own = {name: tree for name, tree in shapes.variables.items() if name != FROZEN}
@@ -149,8 +149,10 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
         places,
         parallel.shardings_like(own, shapes.params, places, mesh)
         | {name: parallel.shardings(tree, mesh) for name, tree in shapes.variables.items() if name == FROZEN},
-        parallel.shardings_like(shapes.opt_state, shapes.params, places, mesh),
+        parallel.shardings_like(shapes.opt_state, shapes.params, places, mesh, over_data=config.shard_optimizer),
     )
+    if config.offload_optimizer:
+        shardings = shardings._replace(opt_state=_on_host(shardings.opt_state, shapes.opt_state))
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
@@ -158,6 +160,14 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
         config, mesh, model, objective, prepare, optimizer, schedule, sources, class_names, abstract,
         jax.jit(init_state, out_shardings=shardings, compiler_options=compiler_options(config)), freeze, networks,
     )  # fmt: skip
+
+
+def _on_host(places: PyTree, shapes: PyTree) -> PyTree:
+    """The places of an optimizer's state in the host's memory, but for moving averages, which evaluation reads."""
+    if isinstance(places, dict):
+        return {player: _on_host(places[player], shapes[player]) for player in places}
+    kept = jax.tree.map(parallel.on_host, places, shapes)
+    return kept._replace(params=places.params) if isinstance(places, EmaState) else kept
 
 
 def pretrained(x: Experiment) -> dict[str, jax.Array]:
@@ -228,19 +238,25 @@ def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) ->
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
     named |= dict(leaf_norms=leaf_norms)
-    objective = parallel.keep_batch_divided(x.objective, x.mesh)
+    objective = parallel.over_mesh(x.objective, x.mesh) if axis_name is None else x.objective
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
             named["adaptive"] = Adaptive(**config.adaptive_augment)
-        return make_adversarial_step(x.model, objective, x.optimizer, critic_steps=config.critic_steps, **named)
-    named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=x.freeze)
-    return make_train_step(x.model, objective, x.optimizer, **named)
+        step = make_adversarial_step(x.model, objective, x.optimizer, critic_steps=config.critic_steps, **named)
+    else:
+        named |= dict(accumulate=config.accumulate, axis_name=axis_name, freeze=x.freeze)
+        step = make_train_step(x.model, objective, x.optimizer, **named)
+    if not config.offload_optimizer:
+        return step
+    near = jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind("device"), x.abstract.opt_state)
+    return lambda state, batch: step(state._replace(opt_state=jax.device_put(state.opt_state, near)), batch)
 
 
 def train_batches(
     x: Experiment, start_step: int, windows: Sequence[Sequence[int]] = ()
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns this process's share of the endless training batches, from `start_step` on, but for those passed over."""
+    index, count = parallel.share(x.mesh)
     return data.batches(
         x.sources["train"],
         batch_size=x.config.data.batch_size,
@@ -248,8 +264,8 @@ def train_batches(
         start_step=start_step,
         windows=windows,
         buckets=tuple(x.config.data.get("buckets", ())),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         threads=x.config.data.get("threads"),
     )
 
@@ -375,12 +391,13 @@ def make_reading(x: Experiment) -> Callable:
 
 def evaluation_batches(x: Experiment, split: str) -> Iterator[dict[str, jax.Array]]:
     """Returns one pass over a split in placed, padded batches."""
+    index, count = parallel.share(x.mesh)
     return parallel.prefetch(
         data.evaluation_batches(
             x.sources[split],
             batch_size=x.config.data.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=count,
             threads=x.config.data.get("threads"),
         ),
         partial(parallel.place, mesh=x.mesh),

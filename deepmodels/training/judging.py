@@ -81,7 +81,7 @@ def judged(x: Experiment, evaluate_on: Callable) -> Callable[[str, TrainState], 
             source = x.sources[split]
             count = min(x.config.judge.samples, len(source))
             subset = data.SubsetSource(source, np.arange(count) * len(source) // count)
-            options = dict(process_index=jax.process_index(), process_count=jax.process_count())
+            options = dict(zip(("process_index", "process_count"), parallel.share(x.mesh), strict=True))
             batches = data.evaluation_batches(subset, batch_size=size, **options)
             parts = [parallel.fetch(looked(variables, parallel.place(batch, x.mesh))) for batch in batches]
             reals[split] = _joined(parts, count)

@@ -1,12 +1,14 @@
 """The rewritten convolutions against XLA's own, both directions of differentiation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepmodels.layers.conv import Conv, ConvTranspose
+from deepmodels.layers.conv import Conv, ConvTranspose, convolve_rows
 
 CASES = {
     "1x1": ((5, 6, 3), dict(features=4, kernel_size=(1, 1), padding=0)),
@@ -28,10 +30,31 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_is_the_convolution_that_xla_computes(name, float64):
-    shape, arguments = CASES[name]
+    check(Conv, *CASES[name])
+
+
+ROWS = [
+    dict(kernel_size=(5, 3), padding=2),
+    dict(kernel_size=(3, 2), strides=(2, 3), padding="VALID"),
+    dict(kernel_size=(3, 3), strides=2, padding="SAME"),
+    dict(kernel_size=(2, 4), padding=((0, 1), (3, 1))),
+]
+
+
+@pytest.mark.parametrize("arguments", ROWS)
+def test_products_of_rows_are_the_convolution(arguments, float64):
+    check(partial(nn.Conv, conv_general_dilated=convolve_rows), (7, 8, 3), dict(features=4, **arguments))
+
+
+def test_no_convolution_is_left_of_rows_on_a_cpu():
+    rows = nn.Conv(conv_general_dilated=convolve_rows, features=4, **ROWS[0])
+    assert "stablehlo.convolution" not in primitives(rows, (7, 8, 3))
+
+
+def check(convolution, shape, arguments):
     rng = np.random.default_rng(0)
     x, dx = (jnp.asarray(rng.normal(size=(2, *shape))) for _ in range(2))
-    theirs, ours = nn.Conv(**arguments), Conv(**arguments)
+    theirs, ours = nn.Conv(**arguments), convolution(**arguments)
     single = jax.ShapeDtypeStruct(x.shape, jnp.float32)
     abstract = jax.eval_shape(theirs.init, jax.random.key(0), single)
     assert jax.eval_shape(ours.init, jax.random.key(0), single) == abstract

@@ -1,5 +1,7 @@
 """Meshes, the placement of batches, and the rules that place parameters."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from deepmodels import parallel, trees
 from deepmodels.errors import ConfigError, ShapeError
+from deepmodels.parallel.mesh import hybrid
 
 
 def shape(*sizes):
@@ -62,14 +65,23 @@ def test_batch_size_must_divide():
     ("axis", "message"),
     [
         ("expert", "expert=2: the model has no experts; it is for those that have"),
-        ("sequence", "sequence=2: the model has not a sequence"),
-        ("pipeline", "pipeline=2: the model has not a stack of layers"),
+        ("sequence", "sequence=2: there is no sequence to divide"),
+        ("pipeline", "pipeline=2: the model has no stack of layers"),
+        ("tensor", "tensor=2: nothing of the model is divided by it"),
     ],
 )
 def test_an_axis_that_nothing_uses_is_an_error(axis, message):
     mesh = parallel.describe_mesh({axis: 2})
     with pytest.raises(ConfigError, match=message):
-        parallel.check_axes({"conv": {"kernel": shape(3, 3, 64, 128)}}, mesh)
+        parallel.check_axes({"conv": {"kernel": shape(3, 3, 8, 8)}}, mesh, {"image": shape(8, 8, 1)})
+
+
+def test_an_axis_that_does_not_divide_what_it_is_for_names_the_nearest_size():
+    experts = {"experts": {name: {"kernel": shape(6, 8, 8)} for name in ("gate", "up", "down")}}
+    with pytest.raises(ConfigError, match=r"expert=4: experts/\w+/kernel has 6 experts, .* nearest .* is 3"):
+        parallel.check_axes(experts, parallel.describe_mesh({"expert": 4}))
+    with pytest.raises(ConfigError, match="sequence=4: a row of tokens has 18 positions, .* nearest .* is 3"):
+        parallel.check_axes(experts, parallel.describe_mesh({"sequence": 4}), {"tokens": shape(18)})
 
 
 def test_experts_lie_over_the_expert_axis():
@@ -126,3 +138,88 @@ def test_an_optimizers_state_lies_where_the_parameters_lie():
     assert where["0/conv/kernel"] == where["1/nu/conv/kernel"] == placed["conv"]["kernel"]
     assert where["1/count"].spec == P()
     assert where["1/v_row/conv/kernel"].spec == P(None, None, "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        (("tensor", "tensor"), r"x/kernel \(256, 128\).* names the axis tensor twice; an axis divides one dimension"),
+        (("tensr", None), r"x/kernel .*\('tensr', None\) has no axis of a mesh: did you mean 'tensor'"),
+        (("fsdp", "tensor", None), r"x/kernel .* is of the last 3 dimensions, the leaf has 2; give it 2"),
+    ],
+)
+def test_impossible_placements_name_leaf_and_axis(placement, message):
+    tree, mesh = {"x": {"kernel": shape(256, 128)}}, parallel.describe_mesh({"fsdp": 2, "tensor": 2})
+    with pytest.raises(ConfigError, match=message):
+        parallel.shardings(tree, mesh, ((".*kernel", placement),))
+
+
+def test_a_placement_may_name_fsdp_itself():
+    tree, mesh = {"x": {"kernel": shape(256, 512)}}, parallel.describe_mesh({"fsdp": 2, "tensor": 2})
+    placed = parallel.shardings(tree, mesh, ((".*kernel", ("fsdp", None)),))
+    assert placed["x"]["kernel"].spec == P("fsdp", None)
+
+
+def ids(array):
+    return np.vectorize(lambda device: device.id, otypes=[int])(array).squeeze().tolist()
+
+
+def test_a_slower_network_joins_parts_of_an_axis():
+    """Of virtual devices, the first half is one part: neighbours along fsdp and within one half of data."""
+    mesh = parallel.make_mesh({"data": 4, "fsdp": 2, "dcn": {"data": 2}})
+    assert parallel.sizes(mesh) == {"data": 4, "fsdp": 2}
+    assert ids(mesh.devices) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    mesh = parallel.make_mesh({"data": 2, "fsdp": 4, "dcn": {"fsdp": 2}})
+    assert ids(mesh.devices) == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert dict(parallel.describe_mesh({"data": 2, "dcn": {"data": 2}}).shape)["data"] == 2
+
+
+def test_slices_of_tpus_are_told_apart_by_their_numbers():
+    devices = [
+        SimpleNamespace(
+            id=8 * part + i, slice_index=part, process_index=part, platform="tpu", device_kind="TPU v4",
+            coords=(i // 2 % 2, i // 4, i % 2), core_on_chip=0,
+        )
+        for i in range(8)
+        for part in range(2)
+    ]  # fmt: skip
+    found = hybrid((4, 1, 4, 1, 1, 1), (2, 1, 1, 1, 1, 1), devices)
+    assert [{device.slice_index for device in row.flat} for row in found] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ConfigError, match="asks for 4 slices, there are 2"):
+        hybrid((4, 1, 4, 1, 1, 1), (4, 1, 1, 1, 1, 1), devices)
+
+
+def test_a_part_is_whole_processes():
+    devices = [SimpleNamespace(id=i, process_index=i // 4) for i in reversed(range(8))]
+    found = hybrid((4, 1, 2, 1, 1, 1), (2, 1, 1, 1, 1, 1), devices)
+    assert [{device.process_index for device in row.flat} for row in found] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ConfigError, match="4 parts of 2 devices, which would divide the devices of a process"):
+        hybrid((4, 1, 2, 1, 1, 1), (4, 1, 1, 1, 1, 1), devices)
+
+
+@pytest.mark.parametrize(
+    ("dcn", "message"),
+    [
+        ({"dat": 2}, "config.mesh.dcn has no axis 'dat': did you mean 'data'"),
+        ({"data": 3}, "config.mesh.dcn data=3: expected a number that divides data=4"),
+        ({"data": 0}, "config.mesh.dcn data=0: expected a number that divides"),
+    ],
+)
+def test_impossible_parts(dcn, message):
+    with pytest.raises(ConfigError, match=message):
+        parallel.make_mesh({"data": 4, "fsdp": 2, "dcn": dcn})
+
+
+def test_one_process_gives_the_whole_batch():
+    assert parallel.share(parallel.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})) == (0, 1)
+
+
+def test_an_optimizers_state_may_be_divided_over_data_too():
+    mesh = parallel.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    params = {"conv": {"kernel": shape(3, 3, 64, 128), "bias": shape(128)}, "odd": {"kernel": shape(101, 512)}}
+    placed = parallel.shardings(params, mesh)
+    where = trees.flatten(parallel.shardings_like({"mu": params}, params, placed, mesh, over_data=True))
+    assert placed["conv"]["kernel"].spec == P(None, None, "fsdp", "tensor")
+    assert where["mu/conv/kernel"].spec == P(None, None, "fsdp", ("tensor", "data"))
+    assert where["mu/conv/bias"].spec == P()
+    assert where["mu/odd/kernel"].spec == P(None, ("tensor", "data"))

@@ -224,6 +224,8 @@ def test_one_of_them_fails_and_none_waits_for_it(two, tmp_path, fault, rank):
     assert code in codes, text
     assert took < seconds + (25 if fault == "absent" else 10), text  # of which 15 are for Python's own start
     assert said in text
+    if fault in ("killed", "stopped", "raises"):
+        assert "another task died" in text or "another process is gone" in text
     if fault in ("loops", "absent"):
         assert "Where the threads of this process are:" in text
         assert 'File "' in text

@@ -206,3 +206,31 @@ def test_parameters_are_created_sharded(tiny_config):
     assert state.opt_state[0][0][0].trace["hidden0"]["kernel"].sharding == kernel.sharding
     one = jax.jit(x.init.__wrapped__)()
     np.testing.assert_allclose(kernel, one.params["hidden0"]["kernel"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["shard_optimizer", "offload_optimizer"])
+def test_an_optimizers_state_elsewhere_changes_nothing(tiny_config, float64, key):
+    """Divided over data as well, or in the host's memory, but for the moving average, which evaluation reads."""
+    optimizer = {"name": "adam", "learning_rate": 0.01, "ema": 0.9, "clip_norm": 1.0}
+    config = tiny_config(model=MLP, precision="float64", mesh={"data": 4, "fsdp": 2}, optimizer=optimizer)
+    state, losses = trained(config)
+    other, other_losses = trained(config | {key: True})
+    np.testing.assert_allclose(other_losses, losses, rtol=0, atol=1e-10)
+    assert largest_difference(state, other) <= 1e-10
+    before, after = (
+        {name: leaf.sharding for name, leaf in trees.flatten(s.opt_state).items() if leaf.size >= rules.SMALL}
+        for s in (state, other)
+    )
+    assert len(before) >= 3
+    for name, place in after.items():
+        if key == "offload_optimizer":
+            assert place.memory_kind == ("device" if name.startswith("params/") else "pinned_host")
+        else:
+            assert place.spec != before[name].spec
+            assert "data" in str(place.spec)
+
+
+@pytest.mark.parametrize("key", ["shard_optimizer", "offload_optimizer"])
+def test_pmap_keeps_the_whole_state_on_each_device(tiny_config, key):
+    with pytest.raises(ConfigError, match=f"{key} is for config.compile='jit'"):
+        experiment.make(tiny_config(compile="pmap", **{key: True}))
