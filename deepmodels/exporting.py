@@ -498,15 +498,15 @@ def _check_input(name: str, expected: PyTree, given: PyTree, sizes: dict[str, tu
 def _write_onnx(path: Path, model: nn.Module, variables: PyTree, name: str, function: Function) -> None:
     """Writes a function with the weights in it; its trees are flat there, their leaves in order."""
     to_onnx = _package("jax2onnx", _ONNX).to_onnx
-    names = list(function.inputs)
+    leaves, form = jax.tree.flatten(list(function.inputs.values()))
 
     def run(*arrays):
-        given = dict(zip(names, arrays, strict=True))
+        given = dict(zip(function.inputs, jax.tree.unflatten(form, arrays), strict=True))
         return tuple(jax.tree.leaves(_applied(model, function, variables, given)))
 
     try:
         with _any_platform():
-            made = to_onnx(run, inputs=list(function.inputs.values()), model_name=name)
+            made = to_onnx(run, inputs=leaves, model_name=name)
     except Exception as error:  # NotImplementedError names a primitive; what is beyond jax2onnx otherwise has any type
         what = str(error).partition("\n")[0] or type(error).__name__
         raise ExportError(f"{type(model).__name__} can't be said in ONNX: {what}") from error

@@ -1,6 +1,6 @@
 """Writes the table of docs/export.md: the smallest model of each class, exported, and run back.
 
-    python docs/export_table.py                 # all; half an hour on two cores
+    python docs/export_table.py                 # all
     python docs/export_table.py gpt_tiny        # these rows
 
 Needs flatbuffers, jax2onnx and onnxruntime. A function has two minutes to be written in ONNX and run.
