@@ -17,7 +17,7 @@ import inspect
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -498,17 +498,30 @@ def _check_input(name: str, expected: PyTree, given: PyTree, sizes: dict[str, tu
 def _write_onnx(path: Path, model: nn.Module, variables: PyTree, name: str, function: Function) -> None:
     """Writes a function with the weights in it; its trees are flat there, their leaves in order."""
     to_onnx = _package("jax2onnx", _ONNX).to_onnx
-    names = list(function.inputs)
+    leaves, form = jax.tree.flatten(list(function.inputs.values()))
 
     def run(*arrays):
-        given = dict(zip(names, arrays, strict=True))
+        given = dict(zip(function.inputs, jax.tree.unflatten(form, arrays), strict=True))
         return tuple(jax.tree.leaves(_applied(model, function, variables, given)))
 
     try:
-        made = to_onnx(run, inputs=list(function.inputs.values()), model_name=name)
-    except NotImplementedError as error:
-        raise ExportError(f"{type(model).__name__} can't be said in ONNX: {error}") from error
+        with _any_platform():
+            made = to_onnx(run, inputs=leaves, model_name=name)
+    except Exception as error:  # NotImplementedError names a primitive; what is beyond jax2onnx otherwise has any type
+        what = str(error).partition("\n")[0] or type(error).__name__
+        raise ExportError(f"{type(model).__name__} can't be said in ONNX: {what}") from error
     path.write_bytes(made.SerializeToString())
+
+
+@contextlib.contextmanager
+def _any_platform() -> Iterator[None]:
+    """Lets layers say what they do to platforms that they don't know by name: a graph of ONNX has none."""
+    by_name = jax.lax.platform_dependent
+    jax.lax.platform_dependent = lambda *arrays, default, **_: default(*arrays)
+    try:
+        yield
+    finally:
+        jax.lax.platform_dependent = by_name
 
 
 def _load_onnx(path: Path) -> tuple[str, Callable[..., list[np.ndarray]]]:

@@ -1,6 +1,6 @@
 """Writes the table of docs/export.md: the smallest model of each class, exported, and run back.
 
-    python docs/export_table.py                 # all; half an hour on two cores
+    python docs/export_table.py                 # all
     python docs/export_table.py gpt_tiny        # these rows
 
 Needs flatbuffers, jax2onnx and onnxruntime. A function has two minutes to be written in ONNX and run.
@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from deepmodels import exporting, models
+from deepmodels import exporting, models, trees
 from deepmodels.models import MODELS
 
 PAGE = Path(__file__).parent / "export.md"
@@ -30,8 +30,8 @@ def row(name: str) -> str:
     model, inputs = models.create(name), MODELS[name].inputs
     specs = [jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype) for spec in inputs.values()]
     rng = np.random.default_rng(1)
-    variables = jax.tree.map(
-        lambda x: rng.uniform(-0.3, 0.4, x.shape).astype(x.dtype),
+    variables = trees.map_named(
+        lambda leaf, x: rng.uniform(*((0.5, 1.5) if leaf.endswith("/var") else (-0.3, 0.4)), x.shape).astype(x.dtype),
         dict(jax.eval_shape(model.init, jax.random.key(0), *specs)),
     )
     with tempfile.TemporaryDirectory() as folder:

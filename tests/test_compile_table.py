@@ -28,7 +28,7 @@ def test_a_step_is_as_large_as_it_was(monkeypatch, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({row["model"] for row in table()} - {"vae"}))
 def test_every_step_is_as_large_as_it_was(monkeypatch, name):
-    """`pytest -m slow tests/test_compile_table.py`: some ten minutes on two cores, where nothing is cached."""
+    """`pytest -m slow tests/test_compile_table.py`: minutes, as nothing is cached."""
     check(monkeypatch, name, compiled=True)
 
 

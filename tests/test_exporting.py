@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import deepmodels
-from deepmodels import cli, exporting, models
+from deepmodels import cli, exporting, models, trees
 from deepmodels.errors import ShapeError
 from deepmodels.exporting import ExportError
 from deepmodels.models import MODELS
@@ -27,8 +27,11 @@ def made(name):
     model, inputs = models.create(name), MODELS[name].inputs
     specs = [jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype) for spec in inputs.values()]
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *specs)
-    return model, jax.tree.map(lambda x: rng.uniform(-0.3, 0.4, x.shape).astype(x.dtype), dict(shapes)), inputs
+
+    def leaf(name, x):
+        return rng.uniform(*((0.5, 1.5) if name.endswith("/var") else (-0.3, 0.4)), x.shape).astype(x.dtype)
+
+    return model, trees.map_named(leaf, dict(jax.eval_shape(model.init, jax.random.key(0), *specs))), inputs
 
 
 def runs_back(name, path):
