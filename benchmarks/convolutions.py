@@ -4,8 +4,8 @@
     python benchmarks/convolutions.py alexnet_conv1
 
 Float32 on a CPU, the shortest of four. XLA's are compiled with the options of deepmodels/tuning.py ("eigen") and
-without ("default"), torch's are in the faster of its two memory layouts. "ideal" is what the layer's operations take at
-300 GFLOP/s.
+without ("default"), those of digits also as products of rows ("rows"); torch's are in the faster of its two memory
+layouts. "ideal" is what the layer's operations take at 300 GFLOP/s.
 """
 
 import argparse
@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 
 from deepmodels import tuning
+from deepmodels.layers.conv import convolve_rows
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "parity"))
 
 import oracles
 
 LAYERS = {  # batch, side, channels in and out, side of the kernel, stride, padding
+    "lenet5_conv1": (256, 28, 1, 6, 5, 1, 2),
+    "lenet5_conv2": (256, 14, 6, 16, 5, 1, 0),
     "alexnet_conv1": (16, 224, 3, 64, 11, 4, 2),
     "alexnet_conv2": (16, 27, 64, 192, 5, 1, 2),
     "alexnet_conv3": (16, 13, 192, 384, 3, 1, 1),
@@ -53,12 +56,12 @@ def shortest(call, rounds: int = 4) -> float:
     return 1e3 * min(times)
 
 
-def by_xla(options, batch, side, fed, width, size, stride, padding) -> list[float]:
-    """Returns the times of the forward pass, the images' gradient and the kernel's."""
+def by_xla(written, options, batch, side, fed, width, size, stride, padding) -> list[float]:
+    """Returns the times of the forward pass, the images' gradient and the kernel's, `written` as XLA's function is."""
 
     def convolve(x, kernel):
         pads, names = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=names)
+        return written(x, kernel, (stride, stride), pads, dimension_numbers=names)
 
     x, kernel = jnp.ones((batch, side, side, fed)), jnp.ones((size, size, fed, width))
     y = convolve(x, kernel)
@@ -99,7 +102,10 @@ def main() -> None:
     for name in options.names or LAYERS:
         layer = LAYERS[name]
         batch, side, fed, width, size, stride, padding = layer
-        rows = {"eigen": by_xla(tuning.compiler_options(), *layer), "default": by_xla(None, *layer)}
+        general, tuned = jax.lax.conv_general_dilated, tuning.compiler_options()
+        rows = {"eigen": by_xla(general, tuned, *layer), "default": by_xla(general, None, *layer)}
+        if side * fed < 100:
+            rows["rows"] = by_xla(convolve_rows, tuned, *layer)
         layouts = (torch.contiguous_format, torch.channels_last)
         rows["torch"] = min((by_torch(torch, layout, *layer) for layout in layouts), key=sum)
         ideal = 2 * batch * ((side + 2 * padding - size) // stride + 1) ** 2 * fed * width * size**2 / 300e6
