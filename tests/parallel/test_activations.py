@@ -76,8 +76,9 @@ def test_a_ring_attends_as_one_device_does(name, float64):
 MESHES = [{"data": 8}, {"data": 2, "expert": 4}, {"expert": 2, "sequence": 2, "tensor": 2}]
 
 
-@pytest.mark.parametrize("use_bias", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("axes", [*(pytest.param(axes, marks=pytest.mark.slow) for axes in MESHES[:2]), MESHES[2]])
+@pytest.mark.slow
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("axes", MESHES)
 def test_experts_among_devices_compute_what_one_does(axes, use_bias, float64):
     rng, (tokens, channels, inner, experts, k) = np.random.default_rng(0), (16, 6, 8, 4, 2)
     x, weights = rng.normal(size=(tokens, channels)), rng.uniform(size=(tokens, k))
