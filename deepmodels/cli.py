@@ -391,12 +391,11 @@ def info(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """deepmodels.estimate(CONFIG_OR_NAME, mesh=..., hardware=..., tokens=..., ...)"""
+    devices, hardware = None, options.hardware
     if options.topology is not None:  # before JAX starts
-        if options.topology < 1:
-            raise ConfigError(f"--topology: expected a number of devices, got {options.topology}")
-        flag = f"--xla_force_host_platform_device_count={options.topology}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-        os.environ["JAX_PLATFORMS"] = "cpu"
+        devices = _topology(options.topology)
+        if devices is not None and hardware is None:
+            hardware = f"tpu_{options.topology.split(':')[1]}"
     from deepmodels import cache, config, training
 
     cache.enable()
@@ -407,12 +406,30 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         options.what if named else config.load(options.what, overrides),
         mesh=None if options.mesh is None else _mesh(options.mesh),
         batch_size=options.batch_size,
-        hardware=options.hardware,
+        devices=devices,
+        hardware=hardware,
         tokens=options.tokens,
         utilisation=options.utilisation,
         price=options.price,
     )
     _show(options, found.to_dict(), lambda: [str(found)])
+
+
+def _topology(text: str):
+    """The devices of "tpu:v5p:4x8x8"; for "512" makes JAX start with as many virtual ones, and returns None."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if text.startswith("tpu:"):
+        from deepmodels import parallel
+
+        return parallel.tpu_devices(text.removeprefix("tpu:"))
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--topology {text}: expected a number of devices, or a slice of TPUs such as tpu:v5p:4x8x8")
+    # XLA's CPU back end computes bfloat16 in float32, and takes what doesn't change out of loops: a copy in float32 of
+    # all that is in bfloat16, which no accelerator holds
+    passes = "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion"
+    flags = f"--xla_force_host_platform_device_count={text} --xla_disable_hlo_passes={passes}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    return None
 
 
 def _mesh(text: str) -> dict[str, int]:
@@ -634,9 +651,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("estimate", estimate, "Say what training takes per device, by compiling its step for a mesh.")
     sub.add_argument("what", metavar="FILE[:SIZE]|NAME", help="an experiment's file and size, or a model's name")
     sub.add_argument("--mesh", metavar="AXES", help="data=2,fsdp=4,tensor=2; default: the config's")
-    sub.add_argument("--topology", type=int, metavar="N", help="virtual devices; default: those of this machine")
+    sub.add_argument(
+        "--topology", metavar="N|tpu:v5p:4x8x8", help="virtual devices, or TPUs; default: those of this machine"
+    )
     sub.add_argument("--batch-size", type=int, metavar="N", help="examples of a step, on all devices")
-    sub.add_argument("--hardware", metavar="NAME", help="h100, tpu_v5p ...; a wrong one names the nearest")
+    sub.add_argument("--hardware", metavar="NAME", help="h100, tpu_v5p ...; of others, times are unknown")
     sub.add_argument("--tokens", type=float, metavar="N", help="a budget, 300e9, for days and energy")
     sub.add_argument("--utilisation", type=float, default=0.4, metavar="X", help="of the peak (default: 0.4)")
     sub.add_argument("--price", type=float, metavar="X", help="of a device for an hour, for the cost")

@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "shard_optimizer": False,  # the optimizer's state over the data axis too: ZeRO's first stage, see docs/meshes.md
     "offload_optimizer": False,  # its state rests in the host's memory between steps
     "accumulate": 1,  # parts a batch is split into, their gradients averaged
+    # parts that a batch goes through a pipeline in, where the mesh has one; by default four for each of its stages
+    "microbatches": None,
     "every": {"log": 50, "evaluate": 500, "checkpoint": 500},  # steps
     "keep": {"last": 2, "best": None, "mode": "max"},  # best: the metric by which one more checkpoint is kept
     "decode": None,  # {"metrics": names, ...}: what a model writes by itself is measured and shown at the end
@@ -81,6 +83,7 @@ EARLY_STOPPING = {"metric": "validation/loss", "mode": "min", "patience": 5}
 FREE = ("steps", "mesh", "compile", "every", "keep", "early_stopping", "decode", "sinks", "data.threads", "data.path")
 FREE += ("deterministic", "shard_optimizer", "offload_optimizer")
 FREE += ("guard", "data.skip_damaged")  # how faults are met, which is what one may have to change to go on
+FREE += ("microbatches",)
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -167,6 +170,8 @@ def complete(config: Mapping[str, Any]) -> ConfigDict:
         _positive(f"config.every.{key}", result["every"][key])
     for key in ("steps", "accumulate", "critic_steps"):
         _positive(f"config.{key}", result[key])
+    if result["microbatches"] is not None:
+        _positive("config.microbatches", result["microbatches"])
     _positive("config.keep.last", result["keep"]["last"])
     _positive("config.data.batch_size", result["data"].get("batch_size"))
     for key in ("shard_optimizer", "offload_optimizer"):

@@ -38,6 +38,10 @@ class WeightsError(DeepModelsError):
     """A file of weights is missing, damaged, unsafe to read, or doesn't fit the model."""
 
 
+class TooLarge(DeepModelsError):
+    """A program needs more memory than a device has: its compiler says so, before there is a device."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns a hint that names the closest of `names` to `name`, or lists them all if none is close."""
     names = sorted(names)

@@ -39,19 +39,20 @@ _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the fir
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
 
 
-def compiler_options(deterministic: bool = False) -> dict[str, str | bool | int]:
-    """Returns the options to compile a program with, for the default back end; without `deterministic`, {} for versions
-    of JAX not tried.
+def compiler_options(deterministic: bool = False, platform: str | None = None) -> dict[str, str | bool | int]:
+    """Returns the options to compile a program with; without `deterministic`, {} for versions of JAX not tried.
 
     Args:
       deterministic: whether it must give the same bits each time.
+      platform: of the devices it is compiled for; by default that of the default back end.
     """
-    if deterministic and jax.default_backend() in DETERMINISTIC:
-        return DETERMINISTIC[jax.default_backend()]
+    platform = platform or jax.default_backend()
+    if deterministic and platform in DETERMINISTIC:
+        return DETERMINISTIC[platform]
     version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if not _TESTED[0] <= version < _TESTED[1] or jax.default_backend() not in PROFILES:
+    if not _TESTED[0] <= version < _TESTED[1] or platform not in PROFILES:
         return {}
-    return PROFILES[jax.default_backend()].options
+    return PROFILES[platform].options
 
 
 def profile(deterministic: bool = False) -> str:

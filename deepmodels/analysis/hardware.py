@@ -25,6 +25,7 @@ HARDWARE: dict[str, Hardware] = {
     "tpu_v4": Hardware(275e12, 32 * 2**30, None),
     "tpu_v5e": Hardware(197e12, 16e9, None),
     "tpu_v5p": Hardware(459e12, 95e9, None),
+    "tpu_v6e": Hardware(918e12, 32e9, None),
 }
 """The SXM boards of NVIDIA's data sheets, and Google's pages on each TPU."""
 

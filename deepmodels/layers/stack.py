@@ -1,11 +1,14 @@
 """Layers of one shape as a scan: one program for any depth, the parameters stacked on a leading axis."""
 
+import contextlib
+import contextvars
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.custom_batching
 import jax.extend
 import jax.numpy as jnp
 from flax import linen as nn
@@ -42,6 +45,36 @@ of the length; "elementwise" what is more than a function of each element: produ
 activation functions and normalisations are applied once more, which is faster than to write and read what they gave;
 "save_all" all.
 """
+
+
+class Pipeline(NamedTuple):
+    """How `scan_layers` divides its layers while `pipelined` is open."""
+
+    stages: int  # parts of neighbouring layers, as many in each
+    place: Callable[[jax.Array], jax.Array]  # puts the entries of an array's leading axis on the stages' devices
+
+
+_PIPELINE: contextvars.ContextVar[Pipeline | None] = contextvars.ContextVar("pipeline", default=None)
+
+
+@contextlib.contextmanager
+def pipelined(stages: int, place: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
+    """A context in which a model under `jax.vmap`, over microbatches, runs each of its stacks of layers as a pipeline.
+
+    Huang et al. (2019), arXiv:1811.06965. While a stage has one microbatch, the stage before it has the next: of m
+    microbatches in s stages each stage waits for s - 1 of m + s - 1 turns, as in the schedule by the name of 1F1B. Xu
+    et al. (2021), arXiv:2105.04663, section 3.3: all stages are one vectorised computation, and what they hand on is a
+    shift of an array.
+
+    Args:
+      stages: a divisor of each stack's length.
+      place: puts an array of which each stage has an entry on the stages' devices.
+    """
+    token = _PIPELINE.set(Pipeline(stages, place))
+    try:
+        yield
+    finally:
+        _PIPELINE.reset(token)
 
 
 def scan_layers(
@@ -85,9 +118,11 @@ def scan_layers(
         return _apart(layer, call, carry, xs, length, axis)
     if remat is None and unroll < length:
         remat = "elementwise"
+    if remat is not None and remat not in REMAT:
+        raise unknown("remat policy", remat, REMAT)
+    if (pipeline := _PIPELINE.get()) is not None:
+        return _staged(layer, call, carry, xs, length, axis, unroll, remat, pipeline)
     if remat is not None:
-        if remat not in REMAT:
-            raise unknown("remat policy", remat, REMAT)
         # a scan keeps both passes apart by itself; of one that is unrolled whole, the compiler would join them again
         call = nn.remat(call, policy=REMAT[remat], prevent_cse=unroll >= length)
     scan = nn.scan(
@@ -176,3 +211,89 @@ def _apart(layer: nn.Module, call: Callable, carry: Any, xs: Any, length: int, a
             carry, y = call(layer.clone(parent=None).bind(own | {"params": _restored(own["params"])}), carry, x)
         ys.append(y)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *ys)
+
+
+def _staged(
+    layer: nn.Module,
+    call: Callable,
+    carry: Any,
+    xs: Any,
+    length: int,
+    axis: int,
+    unroll: int,
+    remat: str | None,
+    pipeline: Pipeline,
+) -> tuple[Any, Any]:
+    """What `scan_layers` does of one microbatch, for `jax.vmap` to make a pipeline of."""
+    stages, place = pipeline
+    if length % stages:
+        raise ConfigError(f"{length} layers can't be divided among the {stages} stages of a pipeline")
+    if others := set(layer.variables) - {"params"}:
+        raise ConfigError(f"layers of a pipeline have parameters and nothing else, not {', '.join(sorted(others))}")
+    params = layer.variables["params"]
+    key = layer.make_rng("dropout") if layer.has_rng("dropout") else None
+
+    def single(params: Any, number: jax.Array, x: Any, key: jax.Array | None, carry: Any) -> tuple[Any, Any]:
+        rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
+        return call(layer.clone(parent=None).bind({"params": params}, rngs=rngs), carry, x)
+
+    entries = jax.tree.map(lambda leaf: jnp.moveaxis(jnp.asarray(leaf), axis, 0), xs)
+    stack = params, jnp.arange(length, dtype=jnp.int32), entries
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stack)
+    # what the call has from outside, such as masks, differs from microbatch to microbatch: here it becomes an argument
+    traced, shapes = jax.make_jaxpr(single, return_shape=True)(*one, key, carry)
+
+    def apply(one: Any, given: list[jax.Array], key: jax.Array | None, carry: Any) -> tuple[Any, Any]:
+        function = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(traced.jaxpr, given))
+        return jax.tree.unflatten(jax.tree.structure(shapes), function(*jax.tree.leaves((one, key, carry))))
+
+    if remat is not None:
+        apply = jax.checkpoint(apply, policy=REMAT[remat], prevent_cse=False)
+
+    def through(stack: Any, given: list[jax.Array], key: jax.Array | None, carry: Any) -> tuple[Any, Any]:
+        def step(carry: Any, one: Any) -> tuple[Any, Any]:
+            return apply(one, given, key, carry)
+
+        return jax.lax.scan(step, carry, stack, unroll=min(unroll, len(stack[1])))
+
+    run = jax.custom_batching.custom_vmap(through)
+
+    @run.def_vmap
+    def schedule(count: int, batched: tuple, stack: Any, given: list, key: jax.Array | None, carry: Any) -> tuple:
+        if any(jax.tree.leaves(batched[0])):
+            raise ConfigError("xs: what the layers of a pipeline are given one by one is the same for all examples")
+        stack = jax.tree.map(lambda leaf: place(leaf.reshape(stages, -1, *leaf.shape[1:])), stack)
+        inputs = jax.tree.map(
+            lambda leaf, own: leaf if own else jnp.broadcast_to(leaf[None], (count, *leaf.shape)), carry, batched[3]
+        )
+        owned = batched[1], batched[2]
+        stage = jax.vmap(through, (0, *jax.tree.map(lambda own: 0 if own else None, owned), 0))
+        if remat == "full":  # of a stage, too, nothing is kept but what came in
+            stage = jax.checkpoint(stage, prevent_cse=False)
+        place_in_line = jnp.arange(stages)
+
+        def turn(state: Any, number: jax.Array) -> tuple[Any, tuple[Any, Any]]:
+            # before its first and after its last microbatch a stage works on one of which nobody takes the result
+            which = jnp.clip(number - place_in_line, 0, count - 1)
+
+            def enter(state: jax.Array, inputs: jax.Array) -> jax.Array:
+                first = (place_in_line == 0).reshape(stages, *[1] * (state.ndim - 1))
+                return place(jnp.where(first, inputs[which[0]][None], state))
+
+            held = jax.tree.map(lambda leaf, own: leaf[which] if own else leaf, (given, key), owned)
+            state, made = stage(stack, *held, jax.tree.map(enter, state, inputs))
+            state = jax.tree.map(place, state)
+            last = jax.tree.map(lambda leaf: leaf[-1], state)
+            return jax.tree.map(lambda leaf: place(jnp.roll(leaf, 1, 0)), state), (last, made)
+
+        state = jax.tree.map(lambda leaf: place(jnp.broadcast_to(leaf[:1], (stages, *leaf.shape[1:]))), inputs)
+        _, (last, made) = jax.lax.scan(turn, state, jnp.arange(count + stages - 1))
+        turns = jnp.arange(count)[:, None] + place_in_line[None]
+        results = (
+            jax.tree.map(lambda leaf: leaf[stages - 1 :], last),
+            jax.tree.map(lambda leaf: leaf[turns, place_in_line[None]].reshape(count, length, *leaf.shape[3:]), made),
+        )
+        return results, jax.tree.map(lambda _: True, results)
+
+    carry, ys = run(stack, traced.consts, key, carry)
+    return carry, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), ys)

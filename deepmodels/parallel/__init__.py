@@ -4,6 +4,7 @@ from deepmodels.parallel.activations import over_mesh
 from deepmodels.parallel.hosts import surroundings, together
 from deepmodels.parallel.mesh import (
     AXES,
+    BATCH_AXES,
     batch_sharding,
     check_batch_size,
     describe_mesh,
@@ -17,10 +18,12 @@ from deepmodels.parallel.mesh import (
     written,
 )
 from deepmodels.parallel.rules import RULES, check_axes, on_host, part_bytes, shardings, shardings_like
+from deepmodels.parallel.topology import tpu_devices
 from deepmodels.parallel.watchdog import alive
 
 __all__ = [
     "AXES",
+    "BATCH_AXES",
     "RULES",
     "alive",
     "batch_sharding",
@@ -41,5 +44,6 @@ __all__ = [
     "sizes",
     "surroundings",
     "together",
+    "tpu_devices",
     "written",
 ]

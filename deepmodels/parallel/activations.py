@@ -17,7 +17,7 @@ from deepmodels.parallel.mesh import BATCH_AXES, SEQUENCES, shares
 from deepmodels.parallel.ring import attention_over
 
 
-def over_mesh(objective: Callable, mesh: Mesh) -> Callable:
+def over_mesh(objective: Callable, mesh: Mesh, microbatches: int = 1) -> Callable:
     """Returns an objective under which the model computes divided over a mesh.
 
     All that the model's modules return stays divided along the batch, as it came, and along the sequence. Parameters
@@ -28,11 +28,12 @@ def over_mesh(objective: Callable, mesh: Mesh) -> Callable:
     Args:
       objective: `(forward, batch, key) -> ...`.
       mesh: where it runs. On one with a data axis alone the objective is returned as it is, unless it has experts.
+      microbatches: parts of a batch that go through the model one by one.
     """
     sequence = mesh.shape["sequence"]
 
     def divided(forward, batch, key, **named):
-        (rows,) = {len(leaf) for leaf in jax.tree.leaves(batch)}
+        (rows,) = {len(leaf) // microbatches for leaf in jax.tree.leaves(batch)}
         lengths = {leaf.shape[1] for name, leaf in batch.items() if name in SEQUENCES}
 
         def constrain(leaf):

@@ -132,14 +132,14 @@ def written(axes: Mapping[str, int]) -> str:
     return " x ".join(f"{name}={size}" for name, size in axes.items() if size != 1) or "data=1"
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ConfigError unless each device gets the same number of examples in each accumulated part of a batch."""
-    count = shares(mesh) * accumulate
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1, microbatches: int = 1) -> None:
+    """Raises ConfigError unless each device gets as many examples in each microbatch of each accumulated part."""
+    count = shares(mesh) * accumulate * microbatches
     if batch_size % count:
         fits = max(count, batch_size // count * count)
         raise ConfigError(
             f"config.data.batch_size={batch_size} can't be divided by {count} (data x fsdp x expert devices x "
-            f"accumulate): {fits} can"
+            f"accumulate{' x microbatches' * (microbatches > 1)}): {fits} can"
         )
 
 

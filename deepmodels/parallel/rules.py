@@ -33,6 +33,7 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 
+STACKED = re.compile(r"(.*/)?(\w+_)?layers/.*")  # their leading axis is that of the layers, see layers/stack.py
 SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole on every device
 LARGE = 2**20  # elements; a leaf above that nothing shards is an error
 
@@ -136,9 +137,22 @@ def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh, record: Mapping[str, Any
                 f"config.mesh sequence={sizes['sequence']}: a row of {name} has {length} positions, which can't be "
                 f"divided by it; the nearest size that divides them is {_nearest_divisor(length, sizes['sequence'])}"
             )
-    if sizes["pipeline"] > 1:
+    convolutions = any(
+        name.endswith("kernel") and leaf.ndim > 3 and name not in experts for name, leaf in leaves.items()
+    )
+    if record is not None and convolutions and min(sizes["data"], sizes["fsdp"], sizes["tensor"]) > 1:
         raise ConfigError(
-            f"config.mesh pipeline={sizes['pipeline']}: the model has no stack of layers to run as a pipeline"
+            f"config.mesh {written(sizes)}: of models with convolutions, some have wrong gradients where data, fsdp "
+            "and tensor are all more than 1, see docs/meshes.md; leave one of them at 1"
+        )
+    if sizes["pipeline"] > 1 and not any(STACKED.fullmatch(name) for name in leaves):
+        raise ConfigError(
+            f"config.mesh pipeline={sizes['pipeline']}: the model has no stack of layers of one shape; it is for "
+            "transformers, and fsdp divides the parameters of any model"
+        )
+    if sizes["pipeline"] > 1 and sizes["sequence"] * sizes["expert"] > 1:
+        raise ConfigError(
+            f"config.mesh {written(sizes)}: a pipeline goes with data, fsdp and tensor, not with sequence and expert"
         )
     spare = sizes["tensor"] > 1 and not any(
         "tensor" in place.spec for place in trees.flatten(shardings(tree, mesh)).values()
@@ -162,9 +176,15 @@ def _spec(
     name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[tuple[str, Placement], ...]
 ) -> PartitionSpec:
     spec: list[str | None] = [None] * len(shape)
-    size = math.prod(shape)
+    size, stages = math.prod(shape), mesh.shape["pipeline"]
     placement = next((placement for pattern, placement in rules if re.fullmatch(pattern, name)), ())
     _check_placement(name, shape, placement)
+    stacked = stages > 1 and STACKED.fullmatch(name) is not None and len(shape) > 0
+    if stacked and rules and shape[0] % stages:
+        raise ConfigError(
+            f"{name} {shape}: {shape[0]} layers can't be divided by the mesh axis pipeline={stages}; the nearest size "
+            f"that divides them is {_nearest_divisor(shape[0], stages)}"
+        )
     if size < SMALL:
         return PartitionSpec()
     for dimension, axis in zip(range(len(shape) - len(placement), len(shape)), placement, strict=True):
@@ -176,6 +196,8 @@ def _spec(
                 f"the nearest size that divides it is {_nearest_divisor(shape[dimension], mesh.shape[axis])}"
             )
         spec[dimension] = axis
+    if stacked and spec[0] is None and shape[0] % stages == 0:
+        spec[0] = "pipeline"
     fsdp = mesh.shape["fsdp"]
     if fsdp > 1 and "fsdp" not in spec:
         free = [(n, -d) for d, n in enumerate(shape) if spec[d] is None and n % fsdp == 0]

@@ -27,7 +27,7 @@ class JitStep:
     def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
         """Keeps the step; `compile` does the work, as config.deterministic wants it."""
         self.place = partial(parallel.place, mesh=mesh)
-        self._compiled, self._options = {}, tuning.compiler_options(deterministic)
+        self._compiled, self._options = {}, tuning.compiler_options(deterministic, mesh.devices.flat[0].platform)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:

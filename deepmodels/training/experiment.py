@@ -17,7 +17,7 @@ from deepmodels import augment, data, loading, models, objectives, parallel, tok
 from deepmodels import config as configs
 from deepmodels.errors import ConfigError, WeightsError
 from deepmodels.evaluation import detection, evaluate, predict
-from deepmodels.training import four_bits, frozen, lora
+from deepmodels.training import four_bits, frozen, lora, pipeline
 from deepmodels.training.frozen import FROZEN, Network
 from deepmodels.training.optimizer import EmaState, averaged_params, make_optimizer
 from deepmodels.training.step import (
@@ -84,9 +84,15 @@ def make(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
     frozen.complete(config.frozen)
     networks = frozen.networks(config)
     mesh = parallel.make_mesh(config.mesh, devices)
-    parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate * config.critic_steps)
+    parts = pipeline.microbatches(config.microbatches, mesh)
+    parallel.check_batch_size(config.data.batch_size, mesh, config.accumulate * config.critic_steps, parts)
     model = models.create(**config.model.to_dict())  # plain data: a model may have sections too
     _check_players(config, model)
+    if mesh.shape["pipeline"] > 1 and (config.lora is not None or config.optimizer.get("freeze")):
+        raise ConfigError(
+            "config.mesh.pipeline: all parameters train in a pipeline, without config.lora and "
+            "config.optimizer.freeze; fsdp divides the parameters of any model"
+        )
     freeze = config.optimizer.get("freeze") if config.lora is None else lora.frozen(config.lora.train)
     optimizer, schedule = make_optimizer({**config.optimizer, "freeze": freeze}, config.steps)
     dtype = master_dtype(config.precision)
@@ -238,7 +244,10 @@ def make_step(x: Experiment, axis_name: str | None, leaf_norms: bool = False) ->
     config = x.config
     named = dict(seed=config.seed, precision=config.precision, prepare=x.prepare, frozen=x.frozen)
     named |= dict(leaf_norms=leaf_norms)
-    objective = parallel.over_mesh(x.objective, x.mesh) if axis_name is None else x.objective
+    parts = pipeline.microbatches(config.microbatches, x.mesh)
+    objective = x.objective
+    if axis_name is None:
+        objective = parallel.over_mesh(pipeline.pipelined(objective, x.mesh, parts), x.mesh, parts)
     if hasattr(x.model, "players"):
         if config.adaptive_augment is not None:
             named["adaptive"] = Adaptive(**config.adaptive_augment)
@@ -348,9 +357,11 @@ def model_inputs(x: Experiment) -> list[jax.ShapeDtypeStruct]:
 
 
 def _evaluation_step(x: Experiment) -> Callable:
+    objective = pipeline.pipelined(x.objective, x.mesh, pipeline.microbatches(x.config.microbatches, x.mesh))
+
     def step(params, variables, batch):
         params, batch = cast_floats((params, x.prepare(batch, None)), dtype_of(x.config.precision))
-        return x.objective(evaluating(x, params, variables), batch, None)[1][0]
+        return objective(evaluating(x, params, variables), batch, None)[1][0]
 
     return step
 

@@ -1,9 +1,10 @@
 """A run before it runs: the training step is compiled for a mesh, on described devices, and what it needs is read."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,12 @@ from ml_collections import ConfigDict
 
 from deepmodels import config as configs
 from deepmodels import models, parallel, trees
-from deepmodels.analysis.collectives import Traffic, collectives
+from deepmodels.analysis.collectives import Traffic, bytes_accessed, collectives
 from deepmodels.analysis.cost import flops
-from deepmodels.analysis.hardware import Hardware
-from deepmodels.analysis.hardware import hardware as find_hardware
+from deepmodels.analysis.hardware import HARDWARE
 from deepmodels.analysis.summary import in_figures
-from deepmodels.errors import ConfigError
-from deepmodels.training import experiment
+from deepmodels.errors import ConfigError, TooLarge, nearest
+from deepmodels.training import experiment, pipeline
 from deepmodels.training.compiled import JitStep
 from deepmodels.trees import PyTree
 
@@ -25,14 +25,55 @@ DAY = 86_400  # seconds
 PETAFLOPS_DAY = 1e15 * DAY
 
 
+class Plan(NamedTuple):
+    """What a step means on some hardware, and a budget of tokens; None is what isn't known."""
+
+    hardware: str | None
+    memory_share: float | None  # of a device's memory, at the step's peak
+    step_seconds: float | None
+    tokens: float | None
+    operations: float | None  # 6 x parameters x tokens
+    petaflops_days: float | None
+    compiled_petaflops_days: float | None  # of what is compiled, recomputation and a pipeline's waiting included
+    days: float | None
+    megawatt_hours: float | None  # at the boards' limit
+    cost: float | None
+
+    def lines(self) -> dict[str, str]:
+        """Returns it as text, by name."""
+
+        def known(value: float | None, form: str) -> str:
+            return "unknown" if value is None else form.format(value)
+
+        fits = "" if self.memory_share is None else "fits: " if self.memory_share <= 1 else "doesn't fit: "
+        found = {
+            "hardware": self.hardware or "unknown",
+            "memory": fits + known(self.memory_share, "{:.0%} of a device's"),
+            "time of a step": known(self.step_seconds, "{:.3g} s"),
+        }
+        if self.tokens is None:
+            return found
+        return found | {
+            "6 x N x tokens": f"{self.operations:.3e} operations, {self.petaflops_days:,.0f} petaflop/s-days",
+            "as compiled": f"{self.compiled_petaflops_days:,.0f} petaflop/s-days",
+            "time in all": known(self.days, "{:,.1f} days"),
+            "energy": known(self.megawatt_hours, "{:,.1f} MWh at the boards' limit"),
+            "cost": known(self.cost, "{:,.0f}"),
+        }
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a training step takes; it prints as lines in a terminal, and `to_dict` gives plain data.
 
     Bytes are of one device. `argument_bytes` is the state and the batch, exactly; `temporary_bytes` the compiler's own
-    figure for everything else at the worst moment, activations above all, of the back end it compiled for;
-    `peak_bytes` both. `step_flops` are of the step on all devices, matrix products and convolutions, a multiply-add as
-    two, recomputation included; `step_tokens` None where it reads no texts.
+    figure for everything else at the worst moment, of the back end it compiled for; `peak_bytes` both. Of the temporary
+    bytes, `gradient_bytes` are the gradients, as large as the parameters, and `activation_bytes` all the rest: what the
+    forward pass leaves for the backward pass, and what a layer works with. `step_flops` are of the step on all devices,
+    matrix products and convolutions, a multiply-add as two, recomputation included, and with a pipeline the turns in
+    which a stage waits; `compiled_flops` XLA's own figure for the program of one device, which counts elementwise work
+    too, and the body of a loop once; `intensity` is how many of `step_flops` a device makes for each byte that it reads
+    or writes; `step_tokens` None where it reads no texts.
     """
 
     model: str
@@ -43,35 +84,46 @@ class Estimate:
     other_bytes: int  # untrained variables, the step's number, and the batch
     argument_bytes: int
     temporary_bytes: int
+    gradient_bytes: int
+    activation_bytes: int
     peak_bytes: int
     step_flops: int
     step_tokens: int | None
+    bubble: float  # share of a step in which a stage of the pipeline waits
+    compiled_flops: float | None
+    accessed_bytes: int
+    intensity: float
     collectives: dict[str, Traffic]
     lower_seconds: float
     compile_seconds: float
-    plan: dict[str, Any] | None  # of a budget of tokens on named hardware, see `plan`
+    plan: Plan  # on named hardware, and of a budget of tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        return vars(self) | {"collectives": {kind: traffic._asdict() for kind, traffic in self.collectives.items()}}
+        traffic = {kind: traffic._asdict() for kind, traffic in self.collectives.items()}
+        return vars(self) | {"collectives": traffic, "plan": self.plan._asdict()}
 
     def __str__(self) -> str:
-        mesh = parallel.written(self.mesh)
         lines = [
-            f"{self.model}: {self.parameters:,} parameters on {math.prod(self.mesh.values())} devices, {mesh}",
+            f"{self.model}: {self.parameters:,} parameters on {math.prod(self.mesh.values())} devices, "
+            + parallel.written(self.mesh),
             f"  a device holds   {_size(self.parameter_bytes)} of parameters, {_size(self.optimizer_bytes)} of the "
             f"optimizer's state, {_size(self.other_bytes)} else",
-            f"  at its peak      {_size(self.peak_bytes)}, with {_size(self.temporary_bytes)} that the step makes",
+            f"  a step makes     {_size(self.gradient_bytes)} of gradients, {_size(self.activation_bytes)} of "
+            "activations and what a layer works with",
+            f"  at its peak      {_size(self.peak_bytes)} of a device",
             f"  a step           {self.step_flops:.3e} operations"
             + ("" if self.step_tokens is None else f", {self.step_tokens:,} tokens"),
+            *([f"  a stage waits    {self.bubble:.0%} of the time"] if self.bubble else []),
+            f"  intensity        {self.intensity:.3g} operations of a device for each byte it reads or writes, "
+            f"{_size(self.accessed_bytes)}",
             *(
                 f"  {kind:<16} {traffic.count:,} times, {_size(traffic.bytes)} to each device"
                 for kind, traffic in self.collectives.items()
             ),
             f"  compiled in      {self.lower_seconds + self.compile_seconds:.1f} s",
+            *(f"  {name:<16} {value}" for name, value in self.plan.lines().items()),
         ]
-        if self.plan is not None:
-            lines += [f"  {name:<16} {value}" for name, value in self.plan.items()]
         return "\n".join(lines)
 
 
@@ -93,19 +145,19 @@ def estimate(
       mesh: sizes by axis, in place of the config's.
       batch_size: in place of the config's; of a model by its name one for each share of the mesh.
       devices: all of this process by default; they may be virtual.
-      hardware: a name of deepmodels.analysis.hardware; the plan then has times, and whether the memory is enough.
-      tokens: how many will be trained on; the plan then has operations, days and energy.
+      hardware: a name of deepmodels.analysis.hardware; the plan then has times, and the share of the memory.
+      tokens: how many will be trained on; the plan then has operations, and on named hardware days and energy.
       utilisation: share of the hardware's peak that the plan counts on.
       price: of one device for an hour, for the cost in the same currency.
 
     Raises:
-      ConfigError: the config, the mesh or the hardware can't be used.
+      ConfigError: the config or the mesh can't be used.
+      TooLarge: the compiler of the devices says that their memory isn't enough.
     """
     by_name = isinstance(config, str)
     if by_name:
         config = of_model(config)
     config = configs.complete(config).copy_and_resolve_references()
-    machine = None if hardware is None else find_hardware(hardware)
     with config.unlocked():
         if mesh is not None:
             config.mesh = dict(mesh)
@@ -117,33 +169,49 @@ def estimate(
     state, places = x.abstract, jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     step = experiment.make_step(x, None)
     compiled = JitStep(step, x.mesh, places, config.deterministic)
-    facts = compiled.compile(state, batch)
+    try:
+        facts = compiled.compile(state, batch)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(
+            f"{config.model.name} on {x.mesh.size} devices, {parallel.written(x.mesh.shape)}: {_excess(str(error))}"
+        ) from error
     program = compiled.program(state, batch)
     memory = program.memory_analysis()
+    text = program.as_text()
     count = trees.count(state.params)
     step_tokens = batch["tokens"].size if "tokens" in batch else None
-    parts = [_bytes_per_device(tree) for tree in (state.params, state.opt_state)]
-    found = dict(
+    parameter_bytes, optimizer_bytes = (_bytes_per_device(tree) for tree in (state.params, state.opt_state))
+    gradient_bytes = min(parameter_bytes, memory.temp_size_in_bytes)
+    peak_bytes, step_flops, accessed = int(facts["step_memory_bytes"]), flops(step, state, batch), bytes_accessed(text)
+    told = plan(
+        x.mesh.size, step_flops, step_tokens, count, peak_bytes, hardware, tokens=tokens, utilisation=utilisation,
+        price=price,
+    )  # fmt: skip
+    return Estimate(
         model=config.model.name,
         mesh=parallel.sizes(x.mesh),
         parameters=count,
-        parameter_bytes=parts[0],
-        optimizer_bytes=parts[1],
+        parameter_bytes=parameter_bytes,
+        optimizer_bytes=optimizer_bytes,
         other_bytes=_bytes_per_device((state.step, state.variables, batch)),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        peak_bytes=int(facts["step_memory_bytes"]),
-        step_flops=flops(step, state, batch),
+        gradient_bytes=gradient_bytes,
+        activation_bytes=memory.temp_size_in_bytes - gradient_bytes,
+        peak_bytes=peak_bytes,
+        step_flops=step_flops,
         step_tokens=step_tokens,
-        collectives=collectives(program.as_text()),
+        bubble=pipeline.bubble(x.mesh.shape["pipeline"], pipeline.microbatches(config.microbatches, x.mesh)),
+        compiled_flops=(program.cost_analysis() or {}).get("flops"),
+        accessed_bytes=accessed,
+        intensity=step_flops / x.mesh.size / accessed,
+        collectives=collectives(text),
         lower_seconds=facts["lower_seconds"],
         compile_seconds=facts["compile_seconds"],
+        plan=told,
     )
-    told = plan(
-        x.mesh.size, found["step_flops"], step_tokens, count, found["peak_bytes"], machine, tokens=tokens,
-        utilisation=utilisation, price=price,
-    )  # fmt: skip
-    return Estimate(**found, plan=told or None)
 
 
 def plan(
@@ -152,13 +220,14 @@ def plan(
     step_tokens: int | None,
     parameters: int,
     peak_bytes: int,
-    machine: Hardware | None,
+    hardware: str | None,
     *,
     tokens: float | None,
     utilisation: float,
     price: float | None,
-) -> dict[str, str]:
-    """Returns what a budget of tokens means on some hardware, as lines by name; what isn't known isn't there.
+) -> Plan:
+    """Returns what a step and a budget of tokens mean on some hardware; of hardware that has no entry in the table of
+    published peaks, and of what that doesn't say, nothing is known.
 
     Args:
       devices: how many.
@@ -166,9 +235,9 @@ def plan(
       step_tokens: tokens of a step, if it is of texts.
       parameters: of the model.
       peak_bytes: that a device needs.
-      machine: each of them, if it is known.
+      hardware: a name of deepmodels.analysis.hardware.HARDWARE.
       tokens: the budget.
-      utilisation: share of the peak.
+      utilisation: share of the peak that is counted on.
       price: of one device for an hour.
 
     Raises:
@@ -176,32 +245,23 @@ def plan(
     """
     if not 0 < utilisation <= 1:
         raise ConfigError(f"utilisation: expected a share of the peak above 0 and up to 1, got {utilisation}")
-    lines = {}
-    if machine is not None:
-        fits = "fits" if peak_bytes <= machine.memory else "doesn't fit"
-        lines["memory"] = f"{fits}: {peak_bytes / machine.memory:.0%} of {_size(machine.memory)}"
-        seconds = step_flops / (devices * machine.flops * utilisation)
-        lines["time of a step"] = f"{seconds:.3g} s at {utilisation:.0%} of {machine.flops / 1e12:.0f} Tflop/s"
-    if tokens is None:
-        return lines
-    if step_tokens is None:
+    if tokens is not None and step_tokens is None:
         raise ConfigError("tokens: the model doesn't read tokens, so there is no budget of them")
-    total = 6 * parameters * tokens
-    lines["6 x N x tokens"] = f"{total:.3e} operations, {total / PETAFLOPS_DAY:,.0f} petaflop/s-days"
-    counted = step_flops * tokens / step_tokens
-    lines["as compiled"] = f"{counted:.3e} operations, {counted / PETAFLOPS_DAY:,.0f} petaflop/s-days"
+    machine = HARDWARE.get(hardware)
+    name = (
+        None if hardware is None else hardware if machine else f"unknown: {hardware!r}, {nearest(hardware, HARDWARE)}"
+    )
+    share = seconds = operations = petaflops_days = compiled = days = energy = cost = None
     if machine is not None:
-        days = seconds * tokens / step_tokens / DAY
-        lines["time in all"] = f"{days:,.1f} days"
-        watts = machine.watts
-        lines["energy"] = (
-            "unknown: no limit of the board is published"
-            if watts is None
-            else f"{days * 24 * devices * watts / 1e6:,.1f} MWh at the boards' limit of {watts:.0f} W"
-        )
-        if price is not None:
-            lines["cost"] = f"{days * 24 * devices * price:,.0f}"
-    return lines
+        share, seconds = peak_bytes / machine.memory, step_flops / (devices * machine.flops * utilisation)
+    if tokens is not None:
+        operations = 6 * parameters * tokens
+        petaflops_days, compiled = operations / PETAFLOPS_DAY, step_flops * tokens / step_tokens / PETAFLOPS_DAY
+        if seconds is not None:
+            days = seconds * tokens / step_tokens / DAY
+            energy = None if machine.watts is None else days * 24 * devices * machine.watts / 1e6
+            cost = None if price is None else days * 24 * devices * price
+    return Plan(name, share, seconds, tokens, operations, petaflops_days, compiled, days, energy, cost)
 
 
 def of_model(name: str) -> ConfigDict:
@@ -245,6 +305,17 @@ def _batch(x: experiment.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _bytes_per_device(tree: PyTree) -> int:
     return sum(parallel.part_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
+
+
+_EXCESS = (r"[Uu]sed ([\d.]+\w*) of ([\d.]+\w*)", r"\(([\d.]+\w*)\) exceeds available \w+ \(([\d.]+\w*)\)")
+
+
+def _excess(said: str) -> str:
+    """What a compiler says of too little memory."""
+    found = [match for pattern in _EXCESS if (match := re.search(pattern, said)) is not None]
+    if not found:
+        return f"does not fit: {' '.join(said.split())[:300]}"
+    return f"does not fit: needs {found[0][1]} of {found[0][2]} of a device's memory, says its compiler"
 
 
 def _size(count: float) -> str:

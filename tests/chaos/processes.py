@@ -1,7 +1,7 @@
 """Faults on purpose while several processes train together: what becomes of the run.
 
-    python tests/chaos/processes.py                       # 48 faults; the table of docs/trust.md is made anew
-    python tests/chaos/processes.py --trials=8 --no-docs
+    python tests/chaos/processes.py                         # 48 faults
+    python tests/chaos/processes.py --trials=8 --no-record
 
 A run of two or of four processes on four devices is started again and again. At a random moment, from before the
 processes have met until after the last step, a random one of them gets SIGKILL or SIGTERM, or the script that has
@@ -21,11 +21,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from run import Outcome, table
+import promises
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "trust.md"
-BEGIN, END = "<!-- made by tests/chaos/processes.py -->", "<!-- until here, processes -->"
 FAULTS = 5  # of a run
 SECONDS = 60  # in which all must be gone, after a save
 STEPS = 400
@@ -112,43 +110,47 @@ def disturb(run: Run, rng: random.Random) -> tuple[str, float, str]:
     return f"{fault}{'' if met else ', early'}", seconds, wrong
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the trials, prints the table and writes it into docs/trust.md; returns 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trials", type=int, default=48, metavar="N", help="faults (default: 48)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments and ranks (default: 0)")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/trust.md as it is")
-    options = parser.parse_args(arguments)
-    rng, counts, failures, trials, longest = random.Random(options.seed), Counter(), [], 0, 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        folder, number = Path(folder), 0
+def processes_disturbed(trials: int, seed: int) -> promises.Outcome:
+    """Returns what a number of faults came to; each line of what happens is printed."""
+    rng, counts, failures, done, longest, number = random.Random(seed), Counter(), [], 0, 0.0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         whole = Run(folder, "whole", "1x4").finish()
         print(f"undisturbed, 1x4: {whole}", flush=True)
-        while trials < options.trials:
+        while done < trials:
             number += 1
             run = Run(folder, f"run{number}", ("2x2", "4x1")[number % 2])
-            for _ in range(FAULTS):
+            for _ in range(min(FAULTS, trials - done)):
                 fault, seconds, wrong = disturb(run, rng)
                 print(f"run {number}, {run.layout}: {fault}, {seconds:.1f} s{wrong and ', WRONG: '}{wrong}", flush=True)
-                if fault.startswith("none"):
-                    break
-                trials, longest = trials + 1, max(longest, seconds)
-                counts[fault] += 1
                 if wrong:
                     failures.append(f"run {number}, {run.layout}, {fault}: {wrong}\n{run.log.read_text()[-3000:]}")
+                if fault.startswith("none"):
+                    break
+                done, longest = done + 1, max(longest, seconds)
+                counts[fault] += 1
             found = run.finish()
             counts["runs that ended with the undisturbed one's SHA-256"] += found == whole
             print(f"run {number}, {run.layout}: {found}", flush=True)
             if found != whole:
                 failures.append(f"run {number}, {run.layout}: {found} instead of {whole}")
-    counts[f"seconds until all were gone, at most {longest:.0f}"] += 1
-    text = table([Outcome("P3, P6: signals to 2 and 4 processes that train together", trials, counts, failures)])
-    print(text)
-    print(*failures, sep="\n", file=sys.stderr)
-    if not options.no_docs:
-        before, rest = DOCS.read_text().split(BEGIN)
-        DOCS.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-    return bool(failures)
+    counts["seconds until all were gone, at most"] = round(longest)
+    return promises.Outcome("P3", done, counts, failures)
+
+
+def main() -> int:
+    """Makes the trials, prints and records their outcome; returns 1 if the promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trials", type=int, default=48, metavar="N", help="faults (default: 48)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments and ranks (default: 0)")
+    parser.add_argument("--no-record", action="store_true", help="leave tests/chaos/results as it is")
+    options = parser.parse_args()
+    outcome = processes_disturbed(options.trials, options.seed)
+    print(promises.table([outcome]))
+    print(*outcome.failures, sep="\n", file=sys.stderr)
+    if not options.no_record:
+        promises.record(outcome)
+    return bool(outcome.failures)
 
 
 if __name__ == "__main__":

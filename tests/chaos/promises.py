@@ -34,11 +34,25 @@ PROMISES: dict[str, Promise] = {
         "a damaged checkpoint is noticed, named and set aside, and the one before it is used",
         "tests/chaos/checkpoints.py --only=damages --trials=200",
     ),
-    "P3": Promise("killed and started again, a run of several processes ends with the same bits", None),
-    "P4": Promise("the number of processes changes no bit, on one mesh", None),
-    "P5": Promise("a process that dies or hangs ends the whole run, in a time that is said", None),
-    "P6": Promise("SIGTERM to any process: all save the same step, exit code 75", None),
-    "P7": Promise("under Slurm: requeued, preempted, out of time or killed, it ends with the same bits", None),
+    "P3": Promise(
+        "killed and started again, a run of several processes ends with the same bits",
+        "tests/chaos/processes.py --trials=48",
+    ),
+    "P4": Promise(
+        "the number of processes changes no bit, on one mesh",
+        "-m pytest -m slow -k any_number tests/training/test_hosts.py",
+    ),
+    "P5": Promise(
+        "a process that dies or hangs ends the whole run, in a time that is said",
+        "-m pytest -m slow -k one_of_them_fails tests/training/test_hosts.py",
+    ),
+    "P6": Promise(
+        "SIGTERM to any process: all save the same step, exit code 75",
+        "-m pytest -m slow -k asked_to_leave tests/training/test_hosts.py",
+    ),
+    "P7": Promise(
+        "under Slurm: requeued, preempted, out of time or killed, it ends with the same bits", "tests/slurm/run.py"
+    ),
     "P8": Promise(
         "a checkpoint comes back on any mesh; another tree, shape or dtype is refused by name",
         '-m pytest -m "not parity" -k "every_mesh or refused_by_name" tests/training/test_checkpoint.py',

@@ -27,7 +27,7 @@ def test_no_checkpoint_is_lost_or_wrong(trials):
 @pytest.mark.slow
 def test_processes_that_train_together_end_with_the_same_bits():
     """pytest -m slow tests/chaos -k together"""
-    command = [sys.executable, Path(__file__).with_name("processes.py"), "--no-docs", "--trials=6", "--seed=1"]
+    command = [sys.executable, Path(__file__).with_name("processes.py"), "--no-record", "--trials=6", "--seed=1"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
 

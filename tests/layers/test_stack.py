@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from deepmodels import trees
 from deepmodels.errors import ConfigError
-from deepmodels.layers.stack import REMAT, scan_layers, unstack
+from deepmodels.layers.stack import REMAT, pipelined, scan_layers, unstack
 
 
 class Layer(nn.Module):
@@ -109,3 +109,52 @@ def test_entries_of_layers_taken_apart_are_stacked_again():
     variables = Sums().init(jax.random.key(0), x, entries)
     expected, got = (Sums().apply(v, x, entries) for v in (variables, unstack(variables)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
+
+
+class Tower(nn.Module):
+    """Layers that are told something of all examples, something of each, and one by one, and tell something."""
+
+    remat: str | None = None
+    axis: int = 0
+
+    @nn.compact
+    def __call__(self, x, mask):
+        def call(layer, carry, rate):
+            y = layer(carry["x"], mask)
+            return {"x": y * rate[None, None, None], "before": carry["x"]}, y.mean((1, 2))
+
+        rates = jnp.linspace(0.5, 1, 4)
+        return scan_layers(Layer(name="layers"), call, {"x": x, "before": x}, rates, length=4, remat=self.remat)
+
+
+@pytest.mark.parametrize(("stages", "remat"), [(2, "full"), pytest.param(4, None, marks=pytest.mark.slow)])
+def test_a_pipeline_is_the_same_layers(stages, remat):
+    x = jax.random.normal(jax.random.key(0), (3, 2, 5, 4))  # microbatches first
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (3, 2, 5, 5)) | jnp.eye(5, dtype=bool)[None, None]
+    params = Tower().init(jax.random.key(2), x[0], mask[0])["params"]
+
+    def run(params, x):
+        carry, means = jax.vmap(lambda x, mask: Tower(remat).apply({"params": params}, x, mask))(x, mask)
+        return (carry["x"] ** 2).sum() + (means**2).sum(), (carry, means)
+
+    def staged(params, x):
+        with pipelined(stages, lambda leaf: leaf):
+            return run(params, x)
+
+    expected, found = (jax.jit(jax.grad(f, (0, 1), has_aux=True))(params, x) for f in (run, staged))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    with pytest.raises(ConfigError, match="4 layers can't be divided among the 3 stages"), pipelined(3, jnp.asarray):
+        run(params, x)
+
+
+def test_microbatches_of_a_pipeline_draw_for_themselves():
+    x, mask = jnp.ones((2, 2, 5, 4)), jnp.ones((2, 2, 5, 5), bool)
+    params = Tower().init(jax.random.key(2), x[0], mask[0])["params"]
+
+    def run(key, x, mask):
+        return Tower().apply({"params": params}, x, mask, rngs={"dropout": key})[0]["x"]
+
+    with pipelined(2, lambda leaf: leaf):
+        one, two = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(3), 2), x, mask)
+    assert jnp.abs(one - two).max() > 0.1
+    np.testing.assert_array_equal(jnp.isfinite(one), True)

@@ -94,6 +94,23 @@ def test_experts_lie_over_the_expert_axis():
         specs({"experts": experts}, expert=8)
 
 
+def test_convolutions_on_three_axes_are_refused():
+    tree, record = {"conv": {"kernel": shape(3, 3, 64, 128)}}, {"image": shape(8, 8, 1)}
+    parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "tensor": 2}), record)
+    with pytest.raises(ConfigError, match="data=2 x fsdp=2 x tensor=2: .* wrong gradients"):
+        parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "fsdp": 2, "tensor": 2}), record)
+
+
+def test_stacked_layers_lie_over_the_pipeline_axis():
+    tree = {"layers": {"dense1": {"kernel": shape(4, 128, 64)}}, "token_embed": {"embedding": shape(512, 64)}}
+    assert specs(tree, pipeline=2, fsdp=2, tensor=2) == {
+        "layers/dense1/kernel": P("pipeline", "fsdp", "tensor"),
+        "token_embed/embedding": P("fsdp", "tensor"),
+    }
+    with pytest.raises(ConfigError, match=r"dense1/kernel .* 4 layers can't be divided by .* pipeline=8; .* is 4"):
+        specs(tree, pipeline=8)
+
+
 def test_prefetch_keeps_order_and_runs_ahead():
     made = []
     ahead = parallel.prefetch(range(5), lambda n: made.append(n) or n, depth=2)

@@ -45,6 +45,7 @@ def start(tmp_path):
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
         command = [ROOT / "launch" / "local.sh", layout, f"--config={config}", f"--workdir={tmp_path / workdir}"]
+        command += ["--heartbeat-seconds=600"]  # the script ends them all, and this machine may be busy
         with open(tmp_path / f"{workdir}.log", "a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -201,7 +202,7 @@ def wait_for_fault(log: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "rank"), [*((fault, 1) for fault in FAULTS), ("killed", 0), ("raises", 0)])
-def test_one_of_them_fails_and_none_waits_for_it(two, tmp_path, fault, rank):
+def test_one_of_them_fails_and_none_waits_for_it(two, tmp_path, record_property, fault, rank):
     """pytest -m slow tests/training/test_hosts.py -k one_of_them_fails -s
 
     As on two hosts: no script ends the other process. The seconds that it takes are printed.
@@ -219,6 +220,7 @@ def test_one_of_them_fails_and_none_waits_for_it(two, tmp_path, fault, rank):
     code = started[survivor].wait(timeout=180)
     took = time.monotonic() - since
     text = (tmp_path / f"{survivor}.log").read_text()
+    record_property(f"seconds, process {rank} {fault}", round(took))
     print(f"\n{fault}, process {rank}: the other ended after {took:.1f} s, code {code}")
     print("\n".join(line for line in text.splitlines() if "rror" in line)[:1500])
     assert code in codes, text
