@@ -20,8 +20,9 @@ def flops(function: Callable, *abstract_args: Any) -> int:
 
     Arguments are pytrees of arrays or `jax.ShapeDtypeStruct`. Matrix products and convolutions count two per
     multiply-add. A convolution's padding counts, as published figures have it; a transposed one's counts only where a
-    tap meets an input. A scan counts its body once per iteration, a conditional its costliest branch, and a while loop
-    its condition and body once, as the trip count isn't known.
+    tap meets an input. A scan counts its body once per iteration, a conditional its costliest branch (of branches by
+    back end the default, which is the operation as the model means it), and a while loop its condition and body once,
+    as the trip count isn't known.
     """
     return sum(count for _, count in costs(jax.make_jaxpr(function)(*abstract_args)))
 
@@ -50,6 +51,9 @@ def costs(closed: Any, outer: Scope = ()) -> Iterator[tuple[Scope, int]]:
             yield scope, _conv_general_dilated(equation)
         elif name == "cond":
             branches = [list(costs(branch, scope)) for branch in params["branches"]]
+            platforms = params.get("branches_platforms")
+            if platforms is not None and None in platforms:  # one back end's words for what the default says
+                branches = [branches[platforms.index(None)]]
             yield from max(branches, key=lambda branch: sum(count for _, count in branch))
         elif name != "pallas_call":
             times = _repeats(name, params)

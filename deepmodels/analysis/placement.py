@@ -41,8 +41,12 @@ def placement(name: str, mesh: Mapping[str, int]) -> list[Place]:
         Place(
             leaf,
             tuple(array.shape),
-            (*places[leaf].spec, *[None] * (array.ndim - len(places[leaf].spec))),
+            (*map(_written, places[leaf].spec), *[None] * (array.ndim - len(places[leaf].spec))),
             parallel.part_bytes(array, places[leaf]),
         )
         for leaf, array in sorted(leaves.items())
     ]
+
+
+def _written(entry: str | tuple[str, ...] | None) -> str | None:
+    return " x ".join(entry) if isinstance(entry, tuple) else entry

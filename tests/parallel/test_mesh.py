@@ -94,11 +94,13 @@ def test_experts_lie_over_the_expert_axis():
         specs({"experts": experts}, expert=8)
 
 
-def test_convolutions_on_three_axes_are_refused():
-    tree, record = {"conv": {"kernel": shape(3, 3, 64, 128)}}, {"image": shape(8, 8, 1)}
-    parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "tensor": 2}), record)
-    with pytest.raises(ConfigError, match="data=2 x fsdp=2 x tensor=2: .* wrong gradients"):
-        parallel.check_axes(tree, parallel.describe_mesh({"data": 2, "fsdp": 2, "tensor": 2}), record)
+def test_fsdp_and_tensor_divide_one_dimension_of_what_isnt_looped_over():
+    tree = {"conv": {"kernel": shape(3, 3, 64, 128)}, "odd": {"kernel": shape(512, 66)}}
+    tree["layers"] = {"dense1": {"kernel": shape(2, 128, 128)}}
+    found = specs(tree, data=2, fsdp=2, tensor=2)
+    assert found["conv/kernel"] == P(None, None, None, ("tensor", "fsdp"))
+    assert found["odd/kernel"] == P(None, "tensor")
+    assert found["layers/dense1/kernel"] == P(None, "fsdp", "tensor")
 
 
 def test_stacked_layers_lie_over_the_pipeline_axis():
@@ -131,8 +133,8 @@ def test_fsdp_takes_the_largest_dimension_that_divides():
 def test_rules_and_fsdp_share_a_leaf():
     tree = {"conv": {"kernel": shape(3, 3, 64, 128)}, "head": {"kernel": shape(2048, 1000)}}
     assert specs(tree, fsdp=4, tensor=2) == {
-        "conv/kernel": P(None, None, "fsdp", "tensor"),
-        "head/kernel": P("tensor", "fsdp"),
+        "conv/kernel": P(None, None, None, ("tensor", "fsdp")),
+        "head/kernel": P(("tensor", "fsdp"), None),
     }
 
 
@@ -236,7 +238,7 @@ def test_an_optimizers_state_may_be_divided_over_data_too():
     params = {"conv": {"kernel": shape(3, 3, 64, 128), "bias": shape(128)}, "odd": {"kernel": shape(101, 512)}}
     placed = parallel.shardings(params, mesh)
     where = trees.flatten(parallel.shardings_like({"mu": params}, params, placed, mesh, over_data=True))
-    assert placed["conv"]["kernel"].spec == P(None, None, "fsdp", "tensor")
-    assert where["mu/conv/kernel"].spec == P(None, None, "fsdp", ("tensor", "data"))
+    assert placed["conv"]["kernel"].spec == P(None, None, None, ("tensor", "fsdp"))
+    assert where["mu/conv/kernel"].spec == P(None, None, "data", ("tensor", "fsdp"))
     assert where["mu/conv/bias"].spec == P()
     assert where["mu/odd/kernel"].spec == P(None, ("tensor", "data"))

@@ -92,13 +92,13 @@ CASES += [("llama", MESHES[2])]
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), CASES, ids=[f"{name} {parallel.written(mesh)}" for name, mesh in CASES])
 def test_every_stack_of_layers_is_one_device(float64, name, mesh):
-    """pytest -m slow tests/training/test_pipeline.py"""
+    """pytest -m slow tests/training/test_pipeline_parallel.py"""
     check(name, mesh, microbatches=4)
 
 
 @pytest.mark.slow
 def test_accumulated_parts_go_through_the_pipeline_one_by_one(float64):
-    """pytest -m slow tests/training/test_pipeline.py -k accumulated"""
+    """pytest -m slow tests/training/test_pipeline_parallel.py -k accumulated"""
     check("gpt", {"pipeline": 2, "data": 2, "fsdp": 2}, microbatches=2, accumulate=2)
 
 
