@@ -165,12 +165,9 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--no-record", action="store_true", help="leave tests/chaos/results as it is")
     options = parser.parse_args()
-    outcome = numbers(options.trials, options.clean, options.seed, options.kinds)
-    print(promises.table([outcome]))
-    print(*outcome.failures, sep="\n", file=sys.stderr)
-    if not options.no_record:
-        promises.record(outcome)
-    return bool(outcome.failures)
+    return promises.told(
+        numbers(options.trials, options.clean, options.seed, options.kinds), keep=not options.no_record
+    )
 
 
 if __name__ == "__main__":

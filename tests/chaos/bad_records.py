@@ -140,12 +140,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--no-record", action="store_true", help="leave tests/chaos/results as it is")
     options = parser.parse_args()
-    outcome = records(options.trials, options.seed)
-    print(promises.table([outcome]))
-    print(*outcome.failures, sep="\n", file=sys.stderr)
-    if not options.no_record:
-        promises.record(outcome)
-    return bool(outcome.failures)
+    return promises.told(records(options.trials, options.seed), keep=not options.no_record)
 
 
 if __name__ == "__main__":

@@ -198,13 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     faults = {"kills": kills, "damages": damages}
     outcomes = [fault(options.trials, options.seed) for name, fault in faults.items() if options.only in (None, name)]
     gc.collect()
-    print(promises.table(outcomes))
-    failures = [line for outcome in outcomes for line in outcome.failures]
-    print(*failures, sep="\n", file=sys.stderr)
-    if not options.no_record:
-        for outcome in outcomes:
-            promises.record(outcome)
-    return bool(failures)
+    return promises.told(*outcomes, keep=not options.no_record)
 
 
 if __name__ == "__main__":

@@ -145,12 +145,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments and ranks (default: 0)")
     parser.add_argument("--no-record", action="store_true", help="leave tests/chaos/results as it is")
     options = parser.parse_args()
-    outcome = processes_disturbed(options.trials, options.seed)
-    print(promises.table([outcome]))
-    print(*outcome.failures, sep="\n", file=sys.stderr)
-    if not options.no_record:
-        promises.record(outcome)
-    return bool(outcome.failures)
+    return promises.told(processes_disturbed(options.trials, options.seed), keep=not options.no_record)
 
 
 if __name__ == "__main__":

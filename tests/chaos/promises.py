@@ -1,11 +1,12 @@
 """The promises of docs/trust.md, and what trials of each came to: one file a promise in `results`, one table of all.
 
-A promise is tried by a script or by tests. A script makes its faults, calls `record(Outcome(...))`, and exits with 1 if
+A promise is tried by a script or by tests. A script makes its faults, calls `told(Outcome(...))`, and exits with 1 if
 the promise was broken. Tests are run by `run.py`, which counts them: each is a trial, or as many as it says by
 `record_property("trials", number)`; other numbers that it records are what happened.
 """
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -105,6 +106,16 @@ def table(outcomes: Iterable[Outcome]) -> str:
         happened = "; ".join(f"{what}: {count}" for what, count in sorted(outcome.counts.items()))
         lines.append(f"| {text} | {outcome.trials} | {happened} | {len(outcome.failures)} |")
     return "\n".join(lines)
+
+
+def told(*outcomes: Outcome, keep: bool) -> int:
+    """Prints outcomes and records them if they are to be kept; returns 1 if a promise was broken."""
+    print(table(outcomes))
+    for outcome in outcomes:
+        print(*outcome.failures, sep="\n", file=sys.stderr)
+        if keep:
+            record(outcome)
+    return int(any(outcome.failures for outcome in outcomes))
 
 
 def kept() -> list[Outcome]:
