@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 
+from deepmodels.errors import ConfigError
+
 LIMIT = 10 * 2**30  # bytes of the cache's folder
 
 
@@ -16,11 +18,20 @@ def enable() -> Path:
     ~/.cache/deepmodels/xla. It holds native code, so it is made readable by its owner only. Programs that were not used
     for the longest time are deleted until `LIMIT` bytes are left, but for those of a folder that JAX was told of, for
     which JAX has a limit of its own (JAX_COMPILATION_CACHE_MAX_SIZE).
+
+    Raises:
+      ConfigError: the folder can't be made.
     """
     ours = not jax.config.jax_compilation_cache_dir
     folder = jax.config.jax_compilation_cache_dir or os.environ.get("DEEPMODELS_CACHE")
     folder = Path(folder or Path.home() / ".cache" / "deepmodels" / "xla")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache of compiled programs, {folder}, can't be made ({error.strerror}): set DEEPMODELS_CACHE to a "
+            "folder that can be written"
+        ) from error
     if ours:  # at the first call: from then on JAX knows the folder
         trim(folder, LIMIT)
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -2,7 +2,10 @@
 
 import os
 
+import pytest
+
 from deepmodels import cache
+from deepmodels.errors import ConfigError
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
@@ -29,3 +32,15 @@ def test_a_missing_folder_is_made_and_another_ones_left_alone(tmp_path, monkeypa
         cache.jax.config.update("jax_compilation_cache_dir", str(given))
     assert limits == [(tmp_path / "made", cache.LIMIT)]
     assert (tmp_path / "made").stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cant_be_made_is_an_error_that_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("DEEPMODELS_CACHE", str(tmp_path / "file" / "cache"))
+    given = cache.jax.config.jax_compilation_cache_dir
+    cache.jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with pytest.raises(ConfigError, match="file/cache, can't be made .*: set DEEPMODELS_CACHE"):
+            cache.enable()
+    finally:
+        cache.jax.config.update("jax_compilation_cache_dir", given)

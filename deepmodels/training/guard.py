@@ -20,7 +20,7 @@ import numpy as np
 from deepmodels import data, trees
 from deepmodels.errors import DeepModelsError
 from deepmodels.training import experiment
-from deepmodels.training.checkpoint import Checkpoints
+from deepmodels.training.checkpoint import look
 from deepmodels.training.compiled import JitStep, PmapStep
 from deepmodels.training.events import write_event
 from deepmodels.training.experiment import Experiment
@@ -341,9 +341,7 @@ def explain(x: Experiment, workdir: Path, first: Callable[[], TrainState], fault
       first: makes its first state.
       fault: at which the run has stopped.
     """
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(x.abstract)
-    checkpoints.close()
+    restored = look(workdir, x.abstract)
     state = first() if restored is None else restored.state
     begin = int(state.step)
     if fault.step - begin > _REPEATED:
