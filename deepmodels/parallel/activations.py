@@ -15,6 +15,7 @@ from deepmodels.layers.experts import experts_by
 from deepmodels.parallel.experts import experts_over
 from deepmodels.parallel.mesh import BATCH_AXES, SEQUENCES, shares
 from deepmodels.parallel.ring import attention_over
+from deepmodels.trees import PyTree
 
 
 def over_mesh(objective: Callable, mesh: Mesh, microbatches: int = 1) -> Callable:
@@ -45,10 +46,17 @@ def over_mesh(objective: Callable, mesh: Mesh, microbatches: int = 1) -> Callabl
             return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(BATCH_AXES, *free)))
 
         def call(function, arguments, named, context):
-            return jax.tree.map(constrain, function(*arguments, **named))
+            return _each(constrain, function(*arguments, **named))
 
         keep = contextlib.nullcontext() if mesh.size == mesh.shape["data"] else nn.intercept_methods(call)
         with keep, attention_by(attention_over(mesh)), experts_by(experts_over(mesh)):
             return objective(forward, batch, key, **named)
 
     return objective if mesh.size == 1 else divided
+
+
+def _each(function: Callable, tree: PyTree) -> PyTree:
+    """As `jax.tree.map`, and a dict keeps its order, which for feature maps is from the first stage to the last."""
+    if isinstance(tree, dict):
+        return {name: _each(function, leaf) for name, leaf in tree.items()}
+    return jax.tree.map(function, tree)
