@@ -163,9 +163,15 @@ class Job:
 
     def ends(self) -> str:
         """Waits until it has ended; returns the SHA-256 of its last state."""
-        until(
-            lambda: self.state() not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "PREEMPTED", "SUSPENDED"), 900
-        )
+        going = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "PREEMPTED", "SUSPENDED")
+
+        def over() -> bool:
+            if self.state() in going:
+                return False
+            time.sleep(10)  # a job that is at its time's end is for a moment neither ended nor queued again
+            return self.state() not in going
+
+        until(over, 1200)
         if self.state() != "COMPLETED":
             raise RuntimeError(f"job {self.name} is {self.state()}:\n{self.log.read_text()[-4000:]}")
         said = run(sys.executable, "-m", "deepmodels", "doctor", f"--workdir={self.workdir}")
