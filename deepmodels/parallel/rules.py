@@ -137,6 +137,12 @@ def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh, record: Mapping[str, Any
                 f"config.mesh sequence={sizes['sequence']}: a row of {name} has {length} positions, which can't be "
                 f"divided by it; the nearest size that divides them is {_nearest_divisor(length, sizes['sequence'])}"
             )
+    recurrent = any(name.endswith("recurrent_kernel") for name in leaves)
+    if record is not None and recurrent and min(sizes["data"], sizes["fsdp"], sizes["tensor"]) > 1:
+        raise ConfigError(
+            f"config.mesh {written(sizes)}: of recurrent models, Bahdanau's has wrong gradients where data, fsdp and "
+            "tensor are all more than 1, see docs/meshes.md; leave one of them at 1"
+        )
     if sizes["pipeline"] > 1 and not any(STACKED.fullmatch(name) for name in leaves):
         raise ConfigError(
             f"config.mesh pipeline={sizes['pipeline']}: the model has no stack of layers of one shape; it is for "

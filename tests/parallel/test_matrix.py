@@ -265,6 +265,10 @@ def test_every_family_on_every_mesh_equals_one_device(case):
         for name in [name for name, axes in meshes.items() if case in INDIVISIBLE and "tensor" in axes]:
             with pytest.raises(ConfigError, match="can't be divided by the mesh axis tensor"):
                 parallel.shardings(params, parallel.describe_mesh(meshes.pop(name)))
+        for name, axes in list(meshes.items()):  # of those, wrong gradients were seen
+            if axes.keys() >= {"data", "fsdp", "tensor"} and "recurrent_kernel" in str(list(trees.flatten(params))):
+                with pytest.raises(ConfigError, match="wrong gradients where data, fsdp and tensor are all"):
+                    parallel.check_axes(params, parallel.describe_mesh(meshes.pop(name)), CASES[case].batch)
         assert_equal_to_one_device(case, meshes)
 
 
