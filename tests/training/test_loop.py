@@ -337,7 +337,8 @@ LONG = (
     *("inception_v3_imagenet", "googlenet_imagenet", "resnet50_imagenet", "vgg16_imagenet", "resnet20_fashion"),
     *("unet_shapes", "translation_fashion", "finetune_clipart", "minilm_sentiment", "gpt_python", "gpt_in_context"),
     *("ddpm_fashion", "smollm2_lora", "decoder_state_of_the_union"),
-    *("dalle_emoji", "mae_fashion", "style_clipart"),
+    *("dalle_emoji", "mae_fashion", "style_clipart", "dcgan_fashion", "super_resolution_clipart"),
+    "translation_english_spanish",
 )
 
 
