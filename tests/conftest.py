@@ -1,6 +1,8 @@
 """Hostile settings: eight virtual devices, strict dtype and rank promotion, warnings are errors (pyproject.toml)."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the tests' time, and LLVM's optimisations are two thirds of compiling.
@@ -43,3 +45,17 @@ def tiny_config():
         } | values
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Returns a function that imports a file which isn't in a package, by its path from the root of the repository."""
+
+    def load(path: str):
+        file = Path(__file__).parent.parent / path
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

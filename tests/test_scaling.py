@@ -1,11 +1,7 @@
 """Work of a device falls as devices are added: what docs/scaling.md has, for a pair that compiles in seconds."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-SCALING = Path(__file__).parent.parent / "docs/scaling.py"
 CONFIG = {
     "steps": 1,
     "model": {"name": "mlp_tiny", "hidden_sizes": (256, 256), "num_classes": 10},
@@ -15,11 +11,8 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", SCALING)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def scaling(load_script):
+    return load_script("docs/scaling.py")
 
 
 @pytest.mark.parametrize("axis", ["fsdp", pytest.param("data", marks=pytest.mark.slow)])

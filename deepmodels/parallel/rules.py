@@ -33,6 +33,7 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 
+EXPERTS = r"(.*/)?experts/(gate|up|down)/kernel"
 STACKED = re.compile(r"(.*/)?(\w+_)?layers/.*")  # their leading axis is that of the layers, see layers/stack.py
 SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole on every device
 LARGE = 2**20  # elements; a leaf above that nothing shards is an error
@@ -160,9 +161,6 @@ def check_axes(tree: PyTree, mesh: Mesh | AbstractMesh, record: Mapping[str, Any
             f"config.mesh tensor={sizes['tensor']}: nothing of the model is divided by it, as each of its kernels has "
             f"less than {SMALL:,} elements; data and fsdp divide the batch of any model"
         )
-
-
-EXPERTS = r"(.*/)?experts/(gate|up|down)/kernel"
 
 
 def axes_of(place: NamedSharding) -> set[str]:

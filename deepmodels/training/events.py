@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def write_event(workdir: Path, event: str, **facts: Any) -> None:
     }
     line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event} | facts)
     path = Path(workdir, "events.jsonl")
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a process that was killed
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write("\n" * torn + line + "\n")
+    with writing(path), path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")  # by a process that was killed
+        file.write(("\n" * torn + line + "\n").encode())

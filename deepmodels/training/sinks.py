@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deepmodels.errors import ConfigError, DataError, unknown
-from deepmodels.training.workdir import writing
+from deepmodels.training.workdir import replace, writing
 
 
 class Sink(Protocol):
@@ -45,7 +45,7 @@ class JsonLines(Sink):
     def __init__(self, path: Path | str, resume_step: int | None = None) -> None:
         self._path = Path(path)
         found = [] if resume_step is None else read_json_lines(path)
-        _replace(self._path, "".join(_json_line(line) for line in found if line["step"] <= resume_step))
+        replace(self._path, "".join(_json_line(line) for line in found if line["step"] <= resume_step))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         line = _json_line({"step": int(step)} | {name: float(value) for name, value in values.items()})
@@ -100,7 +100,7 @@ class Csv(Sink):
         writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _replace(self._path, text.getvalue())
+        replace(self._path, text.getvalue())
 
 
 class TensorBoard(Sink):
@@ -227,14 +227,6 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file in one move: whoever reads it, whenever this process is killed, finds the old text or the new."""
-    temporary = path.with_name(f".{path.name}.new")
-    with writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
 
 
 def _pixels(png: Path | np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from deepmodels.training.loop import TrainingError
 from deepmodels.training.preemption import Preempted
 from deepmodels.training.report import DPI, draw_sweep
 from deepmodels.training.sinks import read_json_lines
-from deepmodels.training.workdir import alone
+from deepmodels.training.workdir import alone, read_json, replace
 
 METHODS = ("grid", "random", "tpe")
 DOWN = ("loss", "perplexity")  # of which less is better
@@ -347,13 +347,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
     Raises:
       ConfigError: the folder isn't a sweep's.
     """
-    path = Path(workdir) / "sweep.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"workdir {str(workdir)!r} isn't a sweep: it has no sweep.json") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+    return read_json(workdir, "sweep.json", "sweep")
 
 
 def _parsed(space: Mapping[str, Any], config: Mapping[str, Any], overrides: Mapping[str, str]) -> Space:
@@ -608,6 +602,4 @@ def _is_logarithmic(values: tuple | Range) -> bool:
 
 
 def _save(path: Path, data: Any) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(data, indent=2) + "\n")
-    new.replace(path)
+    replace(path, json.dumps(data, indent=2) + "\n")

@@ -57,10 +57,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
                     + "\nGo on with the old values, or choose another workdir"
                 )
         if jax.process_index() == 0:
-            temporary = workdir / ".config.json.new"
-            with writing(stored):
-                temporary.write_text(configs.to_json(config) + "\n")
-                temporary.replace(stored)
+            replace(stored, configs.to_json(config) + "\n")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("workdir")
         yield workdir
@@ -77,6 +74,18 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file in one move: whoever reads it, whenever this process is killed, finds the old text or the new.
+
+    Raises:
+      DiskError: it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def _unwritten(path: Path, error: OSError) -> DiskError:
@@ -156,20 +165,32 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     Raises:
       ConfigError: the folder isn't one of a run.
     """
-    path = Path(workdir) / "config.json"
+    return read_json(workdir, "config.json", "run")
+
+
+def read_json(workdir: str | Path, name: str, kind: str) -> dict[str, Any]:
+    """Returns what the file says by which a folder is known.
+
+    Args:
+      workdir: the folder.
+      name: of the file.
+      kind: what a folder with it is, for errors.
+
+    Raises:
+      ConfigError: the folder has no such file, or it is damaged.
+    """
+    path = Path(workdir) / name
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"workdir {str(workdir)!r} isn't a run: it has no config.json") from error
+        raise ConfigError(f"workdir {str(workdir)!r} isn't a {kind}: it has no {name}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def write_record(workdir: Path, record: Mapping[str, Any]) -> None:
     """Writes run.json, in one move."""
-    temporary = workdir / ".run.json.new"
-    temporary.write_text(json.dumps(record, indent=2))
-    temporary.replace(workdir / "run.json")
+    replace(workdir / "run.json", json.dumps(record, indent=2))
 
 
 def read_record(workdir: Path) -> dict[str, Any]:

@@ -126,17 +126,22 @@ def kept() -> list[Outcome]:
 
 def write_docs() -> None:
     """Writes the tables of what is kept into docs/trust.md."""
-    _between("run.py", table(kept()))
+    outcomes = kept()
+    missing = [name for name in PROMISES if name not in {outcome.promise for outcome in outcomes}]
+    lines = "".join(f"\n- {name}: {PROMISES[name].text}" for name in missing)
+    untried = f"\n\nOf these no outcome is recorded yet:\n{lines}\n" if missing else ""
+    between(DOCS, "<!-- made by tests/chaos/run.py -->", table(outcomes) + untried)
     if (RESULTS / "soak.json").exists():
         found = json.loads((RESULTS / "soak.json").read_text())
         faults = "; ".join(f"{kind}: {count}" for kind, count in found["faults"].items())
         lines = ["| date | minutes | experiments | runs | starts | faults | lost |", "|---|---|---|---|---|---|---|"]
         values = [found[name] for name in ("date", "minutes", "experiments", "runs", "starts")]
-        _between("soak.py", "\n".join([*lines, f"| {' | '.join(map(str, values))} | {faults} | {found['lost']} |"]))
+        row = f"| {' | '.join(map(str, values))} | {faults} | {found['lost']} |"
+        between(DOCS, "<!-- made by tests/chaos/soak.py -->", "\n".join([*lines, row]))
 
 
-def _between(script: str, text: str) -> None:
-    begin = f"<!-- made by tests/chaos/{script} -->"
-    before, rest = DOCS.read_text().split(begin)
+def between(page: Path, begin: str, text: str) -> None:
+    """Replaces what a page has between a comment and the next `END`."""
+    before, rest = page.read_text().split(begin)
     _, after = rest.split(END, 1)
-    DOCS.write_text(f"{before}{begin}\n{text}\n{END}{after}")
+    page.write_text(f"{before}{begin}\n{text}\n{END}{after}")

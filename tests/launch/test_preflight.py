@@ -1,7 +1,6 @@
 """launch/preflight.py: one line for each thing that would end a run, and an exit code."""
 
 import collections
-import importlib.util
 import json
 import os
 import shutil
@@ -21,11 +20,8 @@ CONFIG = ROOT / "experiments" / "lenet5_fashion.py"
 
 
 @pytest.fixture(scope="module")
-def preflight():
-    spec = importlib.util.spec_from_file_location("preflight", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def preflight(load_script):
+    return load_script("launch/preflight.py")
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ import promises  # noqa: E402
 
 BATCH = ROOT / "launch" / "slurm.sbatch"
 DOCS = ROOT / "docs" / "launching.md"
-BEGIN, END = "<!-- slurm: made by tests/slurm/run.py -->", "<!-- until here -->"
+BEGIN = "<!-- slurm: made by tests/slurm/run.py -->"
 CONF = """
 ClusterName=two
 SlurmctldHost={host}(127.0.0.1)
@@ -269,9 +269,7 @@ def main() -> int:
     print(*failures, sep="\n", file=sys.stderr)
     if not options.no_docs and options.only == list(FAULTS):
         promises.record(promises.Outcome("P7", len(FAULTS), counts, failures))
-        before, rest = DOCS.read_text().split(BEGIN)
-        text = "\n".join(f"    {line}".rstrip() for line in lines)
-        DOCS.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
+        promises.between(DOCS, BEGIN, "\n".join(f"    {line}".rstrip() for line in lines))
     return bool(failures)
 
 
