@@ -53,7 +53,7 @@ def main() -> None:
         clock("load", lambda: serialize_executable.deserialize_and_load(*pickle.loads(kept.read_bytes())))
         return
     lowered = clock("lower", lambda: step.lower(state, batch))
-    compiled = clock("compile or find", lambda: lowered.compile(tuning.compiler_options()))
+    compiled = clock("compile or find", lambda: tuning.compile(lowered))
     if part == "compile":
         kept.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
 

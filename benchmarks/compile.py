@@ -64,7 +64,7 @@ def measure(name: str) -> dict[str, object]:
     lowered = step.lower(*arguments)
     seconds = time.thread_time() - began
     middle = time.perf_counter()
-    memory = lowered.compile(tuning.compiler_options()).memory_analysis()
+    memory = tuning.compile(lowered).memory_analysis()
     compiled = time.perf_counter()
     return {
         "model": name,

@@ -102,7 +102,7 @@ def main() -> None:
     for name in options.names or LAYERS:
         layer = LAYERS[name]
         batch, side, fed, width, size, stride, padding = layer
-        general, tuned = jax.lax.conv_general_dilated, tuning.compiler_options()
+        general, tuned = jax.lax.conv_general_dilated, tuning.PROFILES["cpu"].options
         rows = {"eigen": by_xla(general, tuned, *layer), "default": by_xla(general, None, *layer)}
         if side * fed < 100:
             rows["rows"] = by_xla(convolve_rows, tuned, *layer)

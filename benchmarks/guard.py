@@ -59,12 +59,10 @@ def start(told: dict[str, str]):
     """Returns (50 steps and their reading, facts) for a subject and a side, by these names."""
     import jax
 
-    from deepmodels import tuning
     from deepmodels.training import experiment
     from deepmodels.training.compiled import JitStep
     from deepmodels.training.guard import Guard
 
-    tuning.keep_memory()
     subject, side = told["subject"], told["side"]
     every = {"log": READ, "evaluate": READ, "checkpoint": READ}
     policy = "skip" if side == "skip" else "stop"

@@ -1,5 +1,7 @@
 """Our side of a benchmark: what `deepmodels train`, a model's call, `generate` and `denoise` compile, on one batch."""
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import turns
 from flax import linen as nn
 
-from deepmodels import analysis, generation, loading, models, objectives, trees, tuning
+from deepmodels import analysis, generation, loading, memory, models, objectives, trees, tuning
 from deepmodels.layers.stack import unstack
 from deepmodels.sampling import denoising
 from deepmodels.training.optimizer import make_optimizer
@@ -22,21 +24,17 @@ STEPS = 5  # of the sampler
 
 def start(side: dict[str, Any]):
     """Returns (step, facts) for a subject's fields, "task", "batch", "device", and whether it has the "profile"."""
-    if side["profile"] and side["device"] == "cpu":
-        tuning.keep_memory()
-    options = tuning.compiler_options() if side["profile"] else None
-    step, facts = {"train": _train, "infer": _infer, "decode": _decode, "denoise": _denoise}[side["task"]](
-        side, options
-    )
+    finish = tuning.compile if side["profile"] else jax.stages.Lowered.compile
+    step, facts = {"train": _train, "infer": _infer, "decode": _decode, "denoise": _denoise}[side["task"]](side, finish)
     if side["device"] != "cpu":
         facts["peak bytes"] = lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-    return step, {"version": f"jax {jax.__version__}", "profile": tuning.profile() if options else ""} | facts
+    return step, {"version": f"jax {jax.__version__}", "profile": tuning.profile() if side["profile"] else ""} | facts
 
 
-def _train(side, options):
+def _train(side, finish):
     train_step, init, batch = make_step(side)
     state, batch = jax.jit(init)(), jax.device_put(batch)
-    compiled, seconds = _compiled(train_step, options, state, batch)
+    compiled, seconds = _compiled(train_step, finish, state, batch)
     facts = {"compile seconds": seconds, "parameters": trees.count(state.params)}
     facts["operations"] = analysis.flops(train_step, *jax.eval_shape(lambda *x: x, state, batch))
     facts |= {"products": _forward_products(side)}
@@ -49,13 +47,13 @@ def _train(side, options):
     return step, facts
 
 
-def _infer(side, options):
+def _infer(side, finish):
     model = models.create(side["model"], **side["arguments"])
     inputs, _ = make_batch(model, side)
     variables = jax.jit(model.init)(jax.random.key(0), *(x[:1] for x in inputs))
     variables, inputs = jax.device_put(cast_floats((variables, inputs), _dtype(side)))
     run, inputs = _call(model, inputs)
-    compiled, seconds = _compiled(jax.jit(run), options, variables, *inputs)
+    compiled, seconds = _compiled(jax.jit(run), finish, variables, *inputs)
     facts = {"compile seconds": seconds, "parameters": trees.count(variables["params"])}
     products = _forward_products(side)
     return lambda: jax.block_until_ready(compiled(variables, *inputs)), facts | {
@@ -81,7 +79,7 @@ def _forward_products(side) -> int:
     return analysis.flops(run, variables, *inputs) // 2 // side["batch"]
 
 
-def _decode(side, options):
+def _decode(side, finish):
     count = side["lengths"][0]
     model, variables = loading.load_folder(side["folder"], cast=True)
     size, parameters = trees.size_bytes(variables), trees.count(variables["params"])
@@ -109,7 +107,7 @@ def make_folder(side: dict[str, Any]) -> None:
     loading.save_folder(side["folder"], model, variables)
 
 
-def _denoise(side, options):
+def _denoise(side, finish):
     model = models.create(side["model"], **side["arguments"])
     shape = (side["batch"], model.image_size, model.image_size, model.in_channels)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros(shape, np.float32), np.zeros(shape[:1], np.float32))
@@ -120,7 +118,7 @@ def _denoise(side, options):
     def run(variables, noise):
         return denoising.denoise(lambda x, timestep: model.apply(variables, x, timestep), noise, sampler)
 
-    compiled, seconds = _compiled(jax.jit(run), options, variables, noise)
+    compiled, seconds = _compiled(jax.jit(run), finish, variables, noise)
     facts = {"compile seconds": seconds, "parameters": trees.count(variables["params"]), "units": STEPS}
     products = _forward_products(side)
     return lambda: compiled(variables, noise).block_until_ready(), facts | {
@@ -133,10 +131,10 @@ def _dtype(side) -> Any:
     return jax.numpy.float32 if side["device"] == "cpu" else jax.numpy.bfloat16
 
 
-def _compiled(function, options, *arguments):
+def _compiled(function, finish, *arguments):
     """A function compiled ahead, and the seconds that lowering and compiling took."""
     began = time.perf_counter()
-    compiled = function.lower(*arguments).compile(options)
+    compiled = finish(function.lower(*arguments))
     return compiled, time.perf_counter() - began
 
 
@@ -184,4 +182,6 @@ def make_batch(model: nn.Module, subject: dict[str, Any]) -> tuple[list[np.ndarr
 
 
 if __name__ == "__main__":
+    if json.loads(sys.argv[1])["profile"]:
+        memory.restart_with_huge_pages()  # as the command `deepmodels` does
     turns.serve(start)

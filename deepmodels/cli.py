@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from deepmodels import memory
 from deepmodels.errors import INTERRUPTED, ConfigError, DeepModelsError
 from deepmodels.version import __version__
 
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if arguments is None and options.command in ("train", "certify", "evaluate", "sample"):  # what computes for long
+        memory.restart_with_huge_pages()
     try:
         if options.command == "sweep":
             rest, options.space = _space(rest)
@@ -45,9 +48,8 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import config
 
     loaded = config.load(options.config, overrides)  # before the slow imports: a mistyped key shows at once
-    from deepmodels import parallel, training, tuning
+    from deepmodels import parallel, training
 
-    tuning.keep_memory()
     with parallel.together(
         options.coordinator,
         options.num_processes,

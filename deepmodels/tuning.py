@@ -2,17 +2,16 @@
 and those under which a program gives the same bits each time that it runs.
 """
 
-import ctypes
-import sys
 from typing import NamedTuple
 
 import jax
 
 
 class Profile(NamedTuple):
-    """Compiler options of a back end; the version is the day on which they were measured last."""
+    """Compiler options of a back end, for programs with some operation."""
 
-    version: str
+    version: str  # the day on which they were measured last
+    operation: str  # of StableHLO
     options: dict[str, str]
 
 
@@ -20,7 +19,9 @@ class Profile(NamedTuple):
 PROFILES = {
     "cpu": Profile(
         "2026-11-29",
-        # convolutions and matrix products by Eigen; YNNPACK, XLA's default, is better at sums only
+        # Programs with convolutions are faster with all convolutions and matrix products by Eigen, and sums alone by
+        # YNNPACK, which is XLA's choice for single products too; the others, but for LSTMs, with XLA's own choice
+        "stablehlo.convolution",
         {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
     ),
 }
@@ -36,45 +37,45 @@ DETERMINISTIC: dict[str, dict[str, bool | int]] = {
 }
 _TESTED = ((0, 10), (0, 13))  # versions of JAX that know these options: the first, and the first that isn't known to
 
-_M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
+
+def compile(
+    lowered: jax.stages.Lowered, deterministic: bool = False, platform: str | None = None
+) -> jax.stages.Compiled:
+    """Returns a lowered program, compiled with the options of its back end; see `compiler_options`."""
+    return lowered.compile(compiler_options(lowered.as_text(), deterministic, platform))
 
 
-def compiler_options(deterministic: bool = False, platform: str | None = None) -> dict[str, str | bool | int]:
+def compiler_options(
+    program: str, deterministic: bool = False, platform: str | None = None
+) -> dict[str, str | bool | int]:
     """Returns the options to compile a program with; without `deterministic`, {} for versions of JAX not tried.
 
     Args:
+      program: its StableHLO.
       deterministic: whether it must give the same bits each time.
       platform: of the devices it is compiled for; by default that of the default back end.
     """
     platform = platform or jax.default_backend()
     if deterministic and platform in DETERMINISTIC:
         return DETERMINISTIC[platform]
-    version = tuple(map(int, jax.__version__.split(".")[:2]))
-    if not _TESTED[0] <= version < _TESTED[1] or platform not in PROFILES:
-        return {}
-    return PROFILES[platform].options
+    known = _profile(platform)
+    return known.options if known and known.operation in program else {}
 
 
 def profile(deterministic: bool = False) -> str:
     """Returns what `compiler_options` gives in one line: the version of the options for speed, "none" without any."""
-    given = compiler_options(deterministic)
-    if not given:
-        return "none"
     back_end = jax.default_backend()
-    strict = deterministic and back_end in DETERMINISTIC
-    name = f"{back_end} {'deterministic' if strict else PROFILES[back_end].version}"
-    return f"{name}: {' '.join(f'{option}={value}' for option, value in given.items())}"
+    known = _profile(back_end)
+    if deterministic and back_end in DETERMINISTIC:
+        name, options = f"{back_end} deterministic", DETERMINISTIC[back_end]
+    elif known:
+        name, options = f"{back_end} {known.version}, with {known.operation}", known.options
+    else:
+        return "none"
+    return f"{name}: {' '.join(f'{option}={value}' for option, value in options.items())}"
 
 
-def keep_memory() -> bool:
-    """Makes this process keep the memory it frees, and returns whether the system's allocator knows how.
-
-    On a CPU each call of a compiled program asks the C library for its buffers, and glibc gives large ones back to the
-    system at once: every step then has its memory mapped and cleared anew, page by page. It's for a process that does
-    nothing but train, as `deepmodels train` does, and to be called before the first array is made.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    if mallopt is None:  # not glibc
-        return False
-    # one arena, as the others map large blocks in any case; no maps; nothing trimmed
-    return all([mallopt(_M_ARENA_MAX, 1), mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
+def _profile(platform: str) -> Profile | None:
+    """The options for speed that this version of JAX was tried with."""
+    version = tuple(map(int, jax.__version__.split(".")[:2]))
+    return PROFILES.get(platform) if _TESTED[0] <= version < _TESTED[1] else None

@@ -4,7 +4,8 @@
 # with an error, so do the others, and the script with its code.
 #   launch/local.sh 8 --config=experiments/lenet5_fashion.py --workdir=runs/mesh --config.mesh.fsdp=2
 #   launch/local.sh 2x4 --config=experiments/lenet5_fashion.py --workdir=runs/hosts --config.mesh.fsdp=2
-# 1x8, 2x4 and 4x2 end with the same bits: all add by gloo. A process by itself, 8, adds in another order.
+# 1x8, 2x4 and 4x2 end with the same bits: all add by gloo, and in as many threads. A process by itself, 8, adds in
+# another order.
 set -euo pipefail
 layout=${1:?usage: launch/local.sh DEVICES|PROCESSESxDEVICES --config=... --workdir=...}
 shift
@@ -14,6 +15,7 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices
 [ "$layout" = "$devices" ] && exec deepmodels train "$@"
 
 processes=${layout%x*}
+export NPROC="${NPROC:-$((processes * devices))}" # which XLA takes for the processors that a process has
 port=${PORT:-$((20000 + RANDOM % 20000))}
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM # which has them save

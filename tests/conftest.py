@@ -14,11 +14,10 @@ os.environ.setdefault("DEEPMODELS_CACHE", os.path.expanduser("~/.cache/deepmodel
 import jax
 import pytest
 
-from deepmodels import cache, tuning
+from deepmodels import cache
 from deepmodels.training import report
 
 cache.enable()  # one for all tests and all runs of them
-tuning.keep_memory = lambda: False  # it is for a process of one run, and a worker does hundreds
 report.DPI, report.SHOWN = 20, 4  # drawing was a quarter of a run's time; test_report.py draws as runs do
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

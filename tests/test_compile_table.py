@@ -42,5 +42,5 @@ def check(monkeypatch, name, compiled):
     lowered = compile.lower(compile.SUBJECTS[name])
     assert len(lowered.as_text().splitlines()) == pytest.approx(int(rows[-1]["hlo lines"]), rel=LINES)
     if compiled:
-        memory = lowered.compile(tuning.compiler_options()).memory_analysis()
+        memory = tuning.compile(lowered).memory_analysis()
         assert compile.needed_bytes(memory) == pytest.approx(int(rows[-1]["peak bytes"]), rel=BYTES)

@@ -18,6 +18,7 @@ ALLOWED = {
     "arguments": set(),
     "cache": set(),
     "tuning": set(),
+    "memory": set(),
     "config": set(),
     "preprocessing": set(),
     "metrics": set(),
@@ -44,6 +45,7 @@ ALLOWED = {
         "integrity",
     },
     "cli": {
+        "memory",
         "training", "tuning", "analysis", "models", "config", "cache", "loading", "tokenizers", "generation", "weights",
         "text_to_image", "parallel", "exporting", "trees",
     },

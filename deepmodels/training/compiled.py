@@ -27,7 +27,8 @@ class JitStep:
     def __init__(self, step: Callable, mesh: Mesh, shardings: PyTree, deterministic: bool = False):
         """Keeps the step; `compile` does the work, as config.deterministic wants it."""
         self.place = partial(parallel.place, mesh=mesh)
-        self._compiled, self._options = {}, tuning.compiler_options(deterministic, mesh.devices.flat[0].platform)
+        self._compiled = {}
+        self._finish = partial(tuning.compile, deterministic=deterministic, platform=mesh.devices.flat[0].platform)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -71,7 +72,7 @@ class PmapStep:
         if jax.process_count() > 1:
             raise ConfigError("config.compile='pmap' is for one process; over several hosts use 'jit'")
         self._devices, self._shardings, self._compiled = list(mesh.devices.flat), shardings, {}
-        self._options = tuning.compiler_options(deterministic)
+        self._finish = partial(tuning.compile, deterministic=deterministic)
         self._step = jax.pmap(step, axis_name=self.axis_name, devices=self._devices, donate_argnums=0)
 
     def compile(self, state: PyTree, batch: PyTree) -> dict[str, float]:
@@ -113,7 +114,7 @@ def _compile(step: JitStep | PmapStep, state: PyTree, batch: PyTree) -> dict[str
     start = time.monotonic()
     lowered = step._step.lower(state, batch)
     middle = time.monotonic()
-    compiled = step._compiled[_shapes(batch)] = lowered.compile(step._options)
+    compiled = step._compiled[_shapes(batch)] = step._finish(lowered)
     facts = {"lower_seconds": middle - start, "compile_seconds": time.monotonic() - middle}
     memory = compiled.memory_analysis()
     if memory is not None:
