@@ -5,9 +5,9 @@ The command line is deepmodels/cli.py's, which gives its options in JSON.
 A subject is a row of subjects.py, or a folder or file of llama.cpp with a model that writes texts. Each side is a
 process, and they take turns (turns.py) on the same batch: float32 on a CPU, bfloat16 on a GPU. `train` is a step of SGD
 with momentum, `infer` a forward pass, `decode` one text's likeliest next tokens, one by one, `denoise` a step of DDIM
-from noise. Sides are `deepmodels`, `plain`, which is ours without the profile of deepmodels/tuning.py, and the peers in
-peers/, torch in eager mode (install the extra `bench`). Each side has a row, which replaces its older one of the day in
-benchmarks/results/DEVICE-DATE.csv.
+from noise. Sides are `deepmodels`, `plain`, which is ours without huge pages and the profile of deepmodels/tuning.py,
+and the peers in peers/, torch in eager mode (install the extra `bench`). Each side has a row, which replaces its older
+one of the day in benchmarks/results/DEVICE-DATE.csv.
 """
 
 import argparse

@@ -395,7 +395,9 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """deepmodels.estimate(CONFIG_OR_NAME, mesh=..., hardware=..., tokens=..., ...)"""
     devices, hardware = None, options.hardware
     if options.topology is not None:  # before JAX starts
-        devices = _topology(options.topology)
+        from deepmodels import parallel
+
+        devices = parallel.described_devices(options.topology)
         if devices is not None and hardware is None:
             hardware = f"tpu_{options.topology.split(':')[1]}"
     from deepmodels import cache, config, training
@@ -415,23 +417,6 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         price=options.price,
     )
     _show(options, found.to_dict(), lambda: [str(found)])
-
-
-def _topology(text: str):
-    """The devices of "tpu:v5p:4x8x8"; for "512" makes JAX start with as many virtual ones, and returns None."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if text.startswith("tpu:"):
-        from deepmodels import parallel
-
-        return parallel.tpu_devices(text.removeprefix("tpu:"))
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"--topology {text}: expected a number of devices, or a slice of TPUs such as tpu:v5p:4x8x8")
-    # XLA's CPU back end computes bfloat16 in float32, and takes what doesn't change out of loops: a copy in float32 of
-    # all that is in bfloat16, which no accelerator holds
-    passes = "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion"
-    flags = f"--xla_force_host_platform_device_count={text} --xla_disable_hlo_passes={passes}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    return None
 
 
 def _mesh(text: str) -> dict[str, int]:
@@ -677,7 +662,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         default="torch,transformers,diffusers,plain",
         metavar="PEERS",
-        help="torch, transformers, diffusers, timm, keras; plain is ours without XLA's options (default: %(default)s)",
+        help="torch, transformers, diffusers, timm, keras; plain is ours without huge pages and XLA's options (default: %(default)s)",
     )
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
     sub.add_argument(

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:SIZE]", help="as `deepmodels train` takes it")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="likewise")
-    parser.add_argument("--topology", type=int, metavar="N", help="virtual devices, of a machine that isn't there")
+    parser.add_argument("--topology", metavar="N", help="of a machine that isn't there, as `estimate` takes it")
     parser.add_argument("--hardware", metavar="NAME", help="whose memory counts then: h100, tpu_v5p ...")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="as `deepmodels train` takes it")
     parser.add_argument("--num-processes", type=int, metavar="N", help="likewise")
@@ -40,14 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = dict(argument.removeprefix("--config.").partition("=")[::2] for argument in rest)
     if not all(argument.startswith("--config.") and "=" in argument for argument in rest):
         parser.error(f"expected --config.a.b=value, got {' '.join(rest)}")
-    if options.topology is not None:  # before JAX starts
-        flag = f"--xla_force_host_platform_device_count={options.topology}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-        os.environ["JAX_PLATFORMS"] = "cpu"
     from deepmodels import parallel
     from deepmodels.errors import DeepModelsError
 
     try:
+        options.devices = None if options.topology is None else parallel.described_devices(options.topology)
         processes = options.coordinator, options.num_processes, options.process_id
         with parallel.together(*processes, stuck_seconds=0):  # compiling may take as long as it takes
             return inspect(options, overrides)
@@ -60,7 +57,7 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Returns the exit code, which is the same in all processes."""
     import jax
 
-    from deepmodels import cache
+    from deepmodels import cache, parallel
     from deepmodels import config as configs
     from deepmodels.analysis.hardware import hardware
     from deepmodels.training import estimate, experiment
@@ -74,10 +71,9 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         found.say(
             "config", f"{options.config}: {config.model.name}, {config.steps:,} steps of {config.data.batch_size}"
         )
-        made = found.look("experiment", lambda: experiment.make(config))
+        made = found.look("experiment", lambda: experiment.make(config, options.devices))
     if made is not None:
-        axes = [f"{axis}={size}" for axis, size in made.mesh.shape.items() if size > 1]
-        found.say("mesh", ", ".join(axes) or "one device")
+        found.say("mesh", parallel.written(made.mesh.shape))
         found.tell("data", lambda: read_records(made.sources))
         if here or Path(options.workdir).exists():
             found.tell("workdir", lambda: check_workdir(Path(options.workdir), made))
@@ -90,7 +86,7 @@ def inspect(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         found.tell("network", reach_all)
     if everyones_sum(made is None or not same):
         return found.end()
-    needed = found.look("step", lambda: estimate(config))
+    needed = found.look("step", lambda: estimate(config, devices=options.devices))
     if needed is not None:
         found.say("step", f"compiled in {needed.lower_seconds + needed.compile_seconds:.1f} s")
         available, where = memory_of(jax.local_devices()[0], machine, here)

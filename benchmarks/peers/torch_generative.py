@@ -38,7 +38,11 @@ def vae(side: dict, batch: int):
 
 
 def dcgan(side: dict, batch: int):
-    """A step of the discriminator and one of the generator, as in PyTorch's example, for 64 x 64; or pictures."""
+    """A step of the discriminator and one of the generator, for 64 x 64, or pictures: the networks of PyTorch's example.
+
+    Each player's move draws new noise, as in algorithm 1 of Goodfellow et al. (2014) and in ours; the example judges the
+    generator by the pictures that the discriminator has just learned from, and runs it forward once less.
+    """
     layers, fed = [], 100
     for i, width in enumerate((512, 256, 128, 64)):
         layers += [nn.ConvTranspose2d(fed, width, 4, 1 if i == 0 else 2, 0 if i == 0 else 1, bias=False)]
@@ -55,16 +59,18 @@ def dcgan(side: dict, batch: int):
         layers += [nn.LeakyReLU(0.2, inplace=True)]
         fed = width
     discriminator = nn.Sequential(*layers, nn.Conv2d(fed, 1, 4, 1, 0, bias=False))
-    images, softplus, fake = torch.rand(batch, 3, 64, 64), functional.softplus, None
+    images, softplus = torch.rand(batch, 3, 64, 64), functional.softplus
 
     def judged():
-        nonlocal fake
         fake = generator(torch.randn(batch, 100, 1, 1))
         return (softplus(-discriminator(images)) + softplus(discriminator(fake.detach()))).mean()
 
+    def fooled():
+        return softplus(-discriminator(generator(torch.randn(batch, 100, 1, 1)))).mean()
+
     moves = [
         torch_steps.training(side, discriminator.parameters(), judged),
-        torch_steps.training(side, generator.parameters(), lambda: softplus(-discriminator(fake)).mean()),
+        torch_steps.training(side, generator.parameters(), fooled),
     ]
 
     def step() -> None:

@@ -18,7 +18,7 @@ from deepmodels.parallel.mesh import (
     written,
 )
 from deepmodels.parallel.rules import RULES, check_axes, on_host, part_bytes, shardings, shardings_like
-from deepmodels.parallel.topology import tpu_devices
+from deepmodels.parallel.topology import described_devices, tpu_devices
 from deepmodels.parallel.watchdog import alive
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "check_axes",
     "check_batch_size",
     "describe_mesh",
+    "described_devices",
     "fetch",
     "make_mesh",
     "on_host",

@@ -50,7 +50,7 @@ def test_nothing_is_found_and_nothing_is_left(run, tmp_path):
     assert (code, findings) == (0, {})
     names = [line[4:].partition(":")[0] for line in out.splitlines()[:-1]]
     assert names == ["config", "mesh", "data", "workdir", "devices", "processes", "network", "step", "memory"]
-    assert "mesh: data=4, fsdp=2\n" in out
+    assert "mesh: data=4 x fsdp=2\n" in out
     assert "data: 1,800 train" in out
     assert out.endswith("preflight: nothing found\n")
     assert list(tmp_path.iterdir()) == []
@@ -176,5 +176,5 @@ def test_a_machine_that_is_not_there(tmp_path):
     assert done.returncode == 0, done.stderr
     names = [line[4:].partition(":")[0] for line in done.stdout.splitlines()[:-1]]
     assert names == ["config", "mesh", "data", "processes", "step", "memory"]
-    assert "mesh: data=2, fsdp=2\n" in done.stdout
+    assert "mesh: data=2 x fsdp=2\n" in done.stdout
     assert "it has 80 GB (its data sheet)" in done.stdout
