@@ -334,8 +334,7 @@ class Meter:
         If the device is through with the one before, it has been idle since some moment after that was given to it. All
         the host's time since then counts as overhead, but for that in which it waited for data.
         """
-        last = self._pending[-1][1].values() if self._pending else ()
-        if all(x.is_ready() for x in last if hasattr(x, "is_ready")):  # what was read is NumPy's
+        if self._through():
             self._idle += time.monotonic() - self._free
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -386,13 +385,18 @@ class Meter:
         return _Clock(self._pass)
 
     def waiting(self) -> "_Clock":
-        """Returns a context whose time counts as waiting for data."""
+        """Returns a context whose time counts as waiting for data, if the device is without work at its end."""
 
         def wait(seconds: float) -> None:
-            self._stalled += seconds
+            self._stalled += seconds if self._through() else 0.0
             self._free += seconds
 
         return _Clock(wait)
+
+    def _through(self) -> bool:
+        """Whether the device has done all that it was given."""
+        last = self._pending[-1][1].values() if self._pending else ()
+        return all(x.is_ready() for x in last if hasattr(x, "is_ready"))  # what was read is NumPy's
 
     def _pass(self, seconds: float) -> None:
         self._since += seconds

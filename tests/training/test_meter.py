@@ -26,8 +26,8 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize(("loss", "idle"), [(np.float32(2), 3.0), (Running(), 1.0)])
-def test_time_counts_where_it_went(clock, loss, idle):
+@pytest.mark.parametrize(("loss", "stalled", "idle"), [(np.float32(2), 5, 3), (Running(), 0, 1)])
+def test_time_counts_where_it_went(clock, loss, stalled, idle):
     config = SimpleNamespace(data=SimpleNamespace(batch_size=4))
     guard = SimpleNamespace(look=list, count=dict, updates=int)
     meter = loop.Meter(SimpleNamespace(config=config, schedule=lambda step: 0.1), guard)
@@ -42,7 +42,7 @@ def test_time_counts_where_it_went(clock, loss, idle):
     meter.add(2, {"loss": loss, "grad_norm": np.float32(1)})
     clock[0] += 12
     values = meter.read()
-    assert values["data_stall"] == 5 / 20
+    assert values["data_stall"] == stalled / 20
     assert values["dispatch_overhead"] == idle / 20
     assert values["examples_per_second"] == 2 * 4 / 20
 
