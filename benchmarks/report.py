@@ -21,8 +21,8 @@ A step of `decode` is one token, of `denoise` one of the sampler's.
 
 ![Ratios](benchmarks.png)
 
-- `profile`: our time without huge pages (`deepmodels/memory.py`) and the compiler options of `deepmodels/tuning.py` over
-  that with them. Peers have neither, as their users haven't.
+- `profile`: our time without huge pages (`deepmodels/memory.py`) and the compiler options of `deepmodels/tuning.py`
+  over that with them. Peers have no huge pages, as their users haven't.
 - `compile`: seconds to lower and compile ours; of `decode` the first call less a later one.
 - `GB`: the most memory of our process and of the peer's, the compiler's within; or of a GPU's allocator.
 - `MFU`: operations of the model over those of the fastest matrix products in the same run. A multiply-add is two

@@ -83,7 +83,7 @@ def take_turns(sides: list[Side], *, rounds: int, seconds: float, joules: Callab
             side.facts["peak bytes"] = answer["peak bytes"]
             side.times.append(answer["seconds"] / steps)
             if used is not None:
-                side.joules.append(used / steps)
+                side.joules.append(used / (steps + 1))  # the one that isn't timed among them
 
 
 def end(sides: list[Side]) -> None:

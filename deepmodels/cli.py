@@ -662,7 +662,8 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         default="torch,transformers,diffusers,plain",
         metavar="PEERS",
-        help="torch, transformers, diffusers, timm, keras; plain is ours without huge pages and XLA's options (default: %(default)s)",
+        help="torch, transformers, diffusers, timm, keras; plain is ours without huge pages and XLA's options "
+        "(default: %(default)s)",
     )
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
     sub.add_argument(

@@ -53,11 +53,11 @@ def test_sides_take_turns(modules, tmp_path):
     sides = turns.start(commands)
     turns.take_turns(sides, rounds=2, seconds=0, joules=joules)
     turns.end(sides)
-    assert log.read_text() == "AAbb" + 2 * "Ab"  # each warms up, alone
+    assert log.read_text() == 3 * "AAbb"  # each warms up, alone, and before each turn
     assert [side.facts["version"] for side in sides] == ["A", "b"]
     assert all(len(side.times) == 2 and side.facts["peak bytes"] > 0 for side in sides)
     assert sides[0].times[0] > sides[1].times[0] >= 0.05
-    assert sides[1].joules == [1, 1]
+    assert sides[1].joules == [0.5, 0.5]
 
 
 def test_a_side_that_dies_is_named(modules):

@@ -38,10 +38,10 @@ def vae(side: dict, batch: int):
 
 
 def dcgan(side: dict, batch: int):
-    """A step of the discriminator and one of the generator, for 64 x 64, or pictures: the networks of PyTorch's example.
+    """A step of the discriminator and one of the generator, or pictures, by the networks of PyTorch's example.
 
-    Each player's move draws new noise, as in algorithm 1 of Goodfellow et al. (2014) and in ours; the example judges the
-    generator by the pictures that the discriminator has just learned from, and runs it forward once less.
+    Each player's move draws new noise, as in algorithm 1 of Goodfellow et al. (2014) and in ours; the example judges
+    the generator by the pictures that the discriminator has just learned from, and runs it forward once less.
     """
     layers, fed = [], 100
     for i, width in enumerate((512, 256, 128, 64)):

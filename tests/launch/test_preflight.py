@@ -28,7 +28,7 @@ def preflight(load_script):
 def uncompiled(monkeypatch):
     """The step isn't compiled: it needs what it says here, and takes no time."""
     needs = types.SimpleNamespace(lower_seconds=0.0, compile_seconds=0.0, peak_bytes=2_000)
-    monkeypatch.setattr(training, "estimate", lambda config: needs)
+    monkeypatch.setattr(training, "estimate", lambda config, devices: needs)
 
 
 @pytest.fixture

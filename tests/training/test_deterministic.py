@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from deepmodels.training.compiled import JitStep
 
 PROGRAM = """
 import sys
+from types import SimpleNamespace
 import jax
 from deepmodels import integrity
 from deepmodels.training import experiment
@@ -75,7 +77,7 @@ def test_every_program_of_a_run_is_compiled_by_options_that_xla_knows(monkeypatc
     assert given == [options] * 3, "the first state, the evaluation, and each record's loss"
     places = jax.tree.map(lambda leaf: leaf.sharding, x.abstract)
     step = JitStep(experiment.make_step(x, None), x.mesh, places, x.config.deterministic)
-    assert step._options == options
+    assert step._finish(SimpleNamespace(as_text=str, compile=lambda given: given)) == options
 
 
 def test_it_is_true_or_false_and_may_change_between_starts(tiny_config):
