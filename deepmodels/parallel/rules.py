@@ -33,6 +33,7 @@ RULES: tuple[tuple[str, Placement], ...] = (
     (r"(.*/)?kernel", ("tensor",)),  # output features, the last dimension of dense and convolution kernels
 )
 
+OF_EXAMPLES = r"(.*/)?(\w+_)?modulation/kernel"  # it takes a vector of each example, also where layers are a loop
 EXPERTS = r"(.*/)?experts/(gate|up|down)/kernel"
 STACKED = re.compile(r"(.*/)?(\w+_)?layers/.*")  # their leading axis is that of the layers, see layers/stack.py
 SMALL = 2**14  # elements; a leaf below isn't worth a collective and stays whole on every device
@@ -219,8 +220,8 @@ def _spec(
 
 
 def _is_looped(name: str) -> bool:
-    """Whether a loop over layers or experts takes its part of a leaf before it is used."""
-    return STACKED.fullmatch(name) is not None or re.fullmatch(EXPERTS, name) is not None
+    """Whether a loop over layers or experts takes its part of a leaf before that meets positions or tokens."""
+    return any(re.fullmatch(pattern, name) for pattern in (STACKED, EXPERTS)) and not re.fullmatch(OF_EXAMPLES, name)
 
 
 def _put_together(spec: list, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> None:
@@ -228,7 +229,9 @@ def _put_together(spec: list, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
 
     With a batch over data and fsdp, and kernels over fsdp along one dimension and tensor along another, XLA's
     partitioner makes programs with wrong gradients, of two dense layers of 16, 4 and 16 units already (jaxlib 0.10.2
-    and 0.12.0). With both along one dimension they were right for every family, see tests/parallel/test_matrix.py.
+    and 0.12.0). In a loop over layers so does DiT's kernel that takes a vector of each example; kernels there that take
+    a position of each don't. With both along one dimension they were right for every family, see
+    tests/parallel/test_matrix.py.
     """
     dimension = spec.index("tensor")
     spec[spec.index("fsdp")] = None

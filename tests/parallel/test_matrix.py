@@ -118,7 +118,9 @@ CASES: dict[str, Case] = {  # by family; a second row of a family has a name beh
     ),
     "autoencoder": only_images("conv_autoencoder_tiny", "reconstruction", 8, 8, 1),
     "mae": only_images("mae_tiny", "masked_reconstruction", 16, 16, 3, patch_size=4),
-    "boltzmann": only_images("boltzmann_tiny", "contrastive_divergence", 4, 4, 1),
+    "boltzmann": Case(
+        {"name": "boltzmann_tiny", "hidden_size": 8}, {"name": "contrastive_divergence"}, {"image": image(4, 4, 1)}
+    ),
     "vae": only_images("vae_tiny", "elbo", 8, 8, 1),
     "vae, codes": only_images("vq_vae_tiny", "vector_quantized", 8, 8, 3),
     "dalle": Case(

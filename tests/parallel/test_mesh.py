@@ -96,11 +96,12 @@ def test_experts_lie_over_the_expert_axis():
 
 def test_fsdp_and_tensor_divide_one_dimension_of_what_isnt_looped_over():
     tree = {"conv": {"kernel": shape(3, 3, 64, 128)}, "odd": {"kernel": shape(512, 66)}}
-    tree["layers"] = {"dense1": {"kernel": shape(2, 128, 128)}}
+    tree["layers"] = {"dense1": {"kernel": shape(2, 128, 128)}, "modulation": {"kernel": shape(2, 128, 768)}}
     found = specs(tree, data=2, fsdp=2, tensor=2)
     assert found["conv/kernel"] == P(None, None, None, ("tensor", "fsdp"))
     assert found["odd/kernel"] == P(None, "tensor")
     assert found["layers/dense1/kernel"] == P(None, "fsdp", "tensor")
+    assert found["layers/modulation/kernel"] == P(None, None, ("tensor", "fsdp")), "it takes a vector of each example"
 
 
 def test_stacked_layers_lie_over_the_pipeline_axis():
