@@ -217,7 +217,10 @@ def _part() -> None:
 def _leave(error: BaseException, index: int) -> None:
     """Says an error and ends the process: on the way out of Python it would wait for the others, and they for it."""
     code = 1
-    if isinstance(error, DeepModelsError):
+    if "Gloo" in str(error) or "coordination service" in str(error).lower():  # also of a save that needed the others
+        code, said = STUCK, " ".join(str(error).split())[:300]
+        print(f"error: process {index}: another process is gone, and its log says why ({said})", file=sys.stderr)
+    elif isinstance(error, DeepModelsError):
         code = error.exit_code
         if not error.everywhere or index == 0:
             print(f"error: process {index}: {error}", file=sys.stderr)
@@ -227,9 +230,6 @@ def _leave(error: BaseException, index: int) -> None:
     elif isinstance(error, KeyboardInterrupt):
         code = INTERRUPTED
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-    elif "Gloo" in str(error) or "coordination service" in str(error).lower():
-        code, said = STUCK, " ".join(str(error).split())[:300]
-        print(f"error: process {index}: another process is gone, and its log says why ({said})", file=sys.stderr)
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

@@ -103,8 +103,8 @@ def disturb(run: Run, rng: random.Random) -> tuple[str, float, str]:
         return fault, SECONDS, f"not gone after {SECONDS} s"
     seconds = time.monotonic() - before
     # the last step may have been made already, before they meet a signal is the end of a process, and the script may be
-    # told first of another that has seen it go
-    right = code in (0, 75) if asked and met else code in (0, 75, 76, 137, 143)
+    # told first of another that has seen it go, which Gloo may abort
+    right = code in (0, 75) if asked and met else code in (0, 75, 76, 134, 137, 143)
     wrong = "" if right else f"exit code {code}"
     if left := [pid for pid in ranks if Path(f"/proc/{pid}").exists()]:
         wrong += f" processes {left} are left"

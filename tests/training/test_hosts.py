@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deepmodels import cli, parallel
-from deepmodels.errors import ConfigError
+from deepmodels.errors import CheckpointError, ConfigError
 from deepmodels.parallel import hosts
 from deepmodels.training import check_run
 from deepmodels.training.checkpoint import saved_steps
@@ -458,3 +458,19 @@ def test_the_command_has_the_same_limits():
     assert options.heartbeat_seconds == hosts.HEARTBEAT_SECONDS
     assert options.meeting_seconds == hosts.MEETING_SECONDS
     assert options.stuck_seconds == hosts.STUCK_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CheckpointError("saving step 5 failed (UNKNOWN: Gloo AllGather failed: Connection reset by peer)"), 76),
+        (CheckpointError("saving step 5 failed (no space left)"), 1),
+        (RuntimeError("UNAVAILABLE: the coordination service is gone"), 76),
+        (RuntimeError("something else"), 1),
+    ],
+)
+def test_who_is_left_by_another_says_so(monkeypatch, error, code):
+    left = []
+    monkeypatch.setattr(hosts.os, "_exit", left.append)
+    hosts._leave(error, 1)
+    assert left == [code]
