@@ -76,7 +76,7 @@ def matrix_rate(rounds: int = 5) -> float:
     size, dtype = (2048, jax.numpy.float32) if on_cpu else (8192, jax.numpy.bfloat16)
     x = jax.numpy.ones((size, size), dtype)
     rates = []
-    for options in (None, *([tuning.PROFILES["cpu"].options] if on_cpu else [])):
+    for options in (None, tuning.PROFILES["cpu"].options if on_cpu else None):
         product = jax.jit(jax.numpy.matmul).lower(x, x).compile(options)
         rates.append(2 * size**3 / _fastest(lambda product=product: product(x, x).block_until_ready(), rounds))
     if on_cpu:

@@ -42,16 +42,16 @@ def compile(
     lowered: jax.stages.Lowered, deterministic: bool = False, platform: str | None = None
 ) -> jax.stages.Compiled:
     """Returns a lowered program, compiled with the options of its back end; see `compiler_options`."""
-    return lowered.compile(compiler_options(lowered.as_text(), deterministic, platform))
+    return lowered.compile(compiler_options(lowered, deterministic, platform))
 
 
 def compiler_options(
-    program: str, deterministic: bool = False, platform: str | None = None
+    lowered: jax.stages.Lowered, deterministic: bool = False, platform: str | None = None
 ) -> dict[str, str | bool | int]:
     """Returns the options to compile a program with; without `deterministic`, {} for versions of JAX not tried.
 
     Args:
-      program: its StableHLO.
+      lowered: the program.
       deterministic: whether it must give the same bits each time.
       platform: of the devices it is compiled for; by default that of the default back end.
     """
@@ -59,7 +59,7 @@ def compiler_options(
     if deterministic and platform in DETERMINISTIC:
         return DETERMINISTIC[platform]
     known = _profile(platform)
-    return known.options if known and known.operation in program else {}
+    return known.options if known and known.operation in lowered.as_text() else {}
 
 
 def profile(deterministic: bool = False) -> str:

@@ -18,7 +18,7 @@ from deepmodels.parallel.mesh import (
     written,
 )
 from deepmodels.parallel.rules import RULES, check_axes, on_host, part_bytes, shardings, shardings_like
-from deepmodels.parallel.topology import described_devices, tpu_devices
+from deepmodels.parallel.topology import described_devices
 from deepmodels.parallel.watchdog import alive
 
 __all__ = [
@@ -45,6 +45,5 @@ __all__ = [
     "sizes",
     "surroundings",
     "together",
-    "tpu_devices",
     "written",
 ]

@@ -17,7 +17,6 @@ from deepmodels.training.compiled import JitStep
 
 PROGRAM = """
 import sys
-from types import SimpleNamespace
 import jax
 from deepmodels import integrity
 from deepmodels.training import experiment

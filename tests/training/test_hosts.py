@@ -96,15 +96,16 @@ def sha256(workdir: Path) -> str:
 def test_any_number_of_processes_ends_with_the_same_bits(start, tmp_path, model):
     """pytest -m slow tests/training/test_hosts.py -k any_number
 
-    1x8, 2x4, 4x2: the losses, and the SHA-256 of the state. A process by itself adds in another order and begins
-    close; training takes differences further apart.
+    1x8, 2x4, 4x2: the losses, and the SHA-256 of the state. A process by itself adds in another order, and comes close;
+    with batch norm it begins so, and training takes last bits further apart.
     """
     layouts = ("1x8", "2x4", "4x2")
     for layout in (*layouts, "8"):
         assert start(layout, layout, 20, model).wait(timeout=600) == 0, (tmp_path / f"{layout}.log").read_text()
     assert len({tuple(losses(tmp_path / layout)) for layout in layouts}) == 1
     assert len({sha256(tmp_path / layout) for layout in layouts}) == 1
-    np.testing.assert_allclose(losses(tmp_path / "8")[:5], losses(tmp_path / "4x2")[:5], rtol=1e-4)
+    compared = slice(5 if "resnet" in str(model) else None)
+    np.testing.assert_allclose(losses(tmp_path / "8")[compared], losses(tmp_path / "4x2")[compared], rtol=1e-4)
 
 
 @pytest.mark.slow
