@@ -151,12 +151,18 @@ def convert(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """deepmodels.export(MODEL, VARIABLES, FILE, only=..., length=..., platforms=...)"""
+    """deepmodels.export(MODEL, VARIABLES, FILE, only=..., length=..., sizes=..., platforms=...)"""
     from deepmodels import cache, exporting, trees
 
     cache.enable()
+    sizes = {}
+    for size in options.size:
+        name, _, number = size.partition("=")
+        if not number.isdigit():
+            raise ConfigError(f"--size {size}: expected a name and a number, batch=1")
+        sizes[name] = int(number)
     model, variables, inputs = _exportable(options.what, options.weights)
-    settings = dict(inputs=inputs, length=options.length)
+    settings = dict(inputs=inputs, length=options.length, sizes=sizes)
     platforms = options.platforms.split(",")
     names = exporting.export(model, variables, options.to, only=options.function, platforms=platforms, **settings)
     apart = exporting.difference(model, variables, options.to, **settings)
@@ -562,6 +568,13 @@ def _parser() -> argparse.ArgumentParser:
         "--function", action="append", metavar="NAME", help="call, prefill, step, encode ...: default: all, in ONNX one"
     )
     sub.add_argument("--length", type=int, metavar="N", help="positions of a text that is written; default: all")
+    sub.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="fix what would be of any size, batch=1 or tokens_length=128; may be given again",
+    )
     sub.add_argument("--platforms", default="cpu,cuda,tpu", help="of StableHLO (default: cpu,cuda,tpu)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 

@@ -67,6 +67,7 @@ def functions(
     inputs: Mapping[str, jax.ShapeDtypeStruct],
     *,
     length: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Function]:
     """Returns what there is to export of a model, by name, each for batches of any size.
 
@@ -87,6 +88,10 @@ def functions(
       inputs: shape and dtype of each input of the call, without the batch axis, as `MODELS[name].inputs` has them.
         Lengths of texts and other sequences stay free, up to what the model has positions for, where it allows that.
       length: positions that there are when a text is written; by default all of the model's, or those of the inputs.
+      sizes: of what would be of any size, by name: {"batch": 1, "tokens_length": 128}.
+
+    Raises:
+      ExportError: `sizes` names what isn't free, or more positions than there are.
     """
     most = getattr(model, "max_length", None)
     labelled = {"label": jax.ShapeDtypeStruct((), np.int32)} if getattr(model, "num_classes", 0) else {}
@@ -97,10 +102,11 @@ def functions(
 
     if hasattr(model, "latent_size") and hasattr(model, "discriminate"):
         latent = {"latent": jax.ShapeDtypeStruct((model.latent_size,), np.float32)}
-        return {
+        found = {
             "generate": method("generate", latent | labelled),
             "discriminate": method("discriminate", images | labelled),
         }
+        return _fixed(found, sizes or {})
     found = {"call": method("__call__", inputs)}
     if hasattr(model, "step"):
         length = length or most or max(spec.shape[0] for spec in inputs.values())
@@ -116,7 +122,27 @@ def functions(
         code = code[0] if isinstance(code, tuple) else code  # the mean of a distribution
         name = next(iter(inspect.signature(getattr(model, "decode" + ending)).parameters))
         found["decode"] = method("decode" + ending, {name: jax.ShapeDtypeStruct(code.shape[1:], code.dtype)} | asked)
-    return found
+    return _fixed(found, sizes or {})
+
+
+def _fixed(found: dict[str, Function], sizes: Mapping[str, int]) -> dict[str, Function]:
+    """Functions of which some sizes aren't free any more."""
+    leaves = [leaf for function in found.values() for leaf in jax.tree.leaves(function.inputs)]
+    free = {str(size) for leaf in leaves for size in leaf.shape if not isinstance(size, int)}
+    for name, size in sizes.items():
+        if name not in free:
+            raise ExportError(str(unknown("free size", name, free)))
+        most = min((f.most for f in found.values() if f.most is not None and name.endswith(_LENGTH)), default=size)
+        if not 1 <= size <= most:
+            raise ExportError(f"{name} is {size}: expected {f'1 to {most}' if most < size else 'at least 1'}")
+
+    def fix(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct([sizes.get(str(size), size) for size in spec.shape], spec.dtype)
+
+    return {
+        name: function._replace(inputs={key: jax.tree.map(fix, tree) for key, tree in function.inputs.items()})
+        for name, function in found.items()
+    }
 
 
 def _writing(model: nn.Module, variables: PyTree, inputs: Mapping[str, Any], length: int) -> dict[str, Function]:
@@ -184,6 +210,7 @@ def export(
     inputs: Mapping[str, jax.ShapeDtypeStruct] | None = None,
     only: Sequence[str] | None = None,
     length: int | None = None,
+    sizes: Mapping[str, int] | None = None,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> list[str]:
     """Writes a model as a file that runs without this library, and returns the names of the functions in it.
@@ -201,11 +228,12 @@ def export(
       inputs: see `functions`; by default as the table of models has them.
       only: names of `functions`; by default all, or for ONNX the first.
       length: see `functions`.
+      sizes: see `functions`; what other compilers, or ONNX, can't say with any size they often can with a fixed one.
       platforms: of `PLATFORMS`; ONNX has none.
 
     Raises:
-      ExportError: another suffix, a function or platform that there isn't, an operation that ONNX can't say (it is
-        named), a missing package, or a place that can't be written to.
+      ExportError: another suffix, a function, size or platform that there isn't, an operation that ONNX can't say (it
+        is named), a missing package, or a place that can't be written to.
     """
     path = Path(path)
     if path.suffix not in (".stablehlo", ".onnx"):
@@ -213,7 +241,8 @@ def export(
     for platform in platforms:
         if platform not in PLATFORMS:
             raise ExportError(str(unknown("platform", platform, PLATFORMS)))
-    offered = functions(model, variables, inputs_of(model, variables) if inputs is None else inputs, length=length)
+    inputs = inputs_of(model, variables) if inputs is None else inputs
+    offered = functions(model, variables, inputs, length=length, sizes=sizes)
     for name in only or ():
         if name not in offered:
             raise ExportError(str(unknown(f"function of {type(model).__name__}", name, offered)))
@@ -387,11 +416,12 @@ def difference(
     *,
     inputs: Mapping[str, jax.ShapeDtypeStruct] | None = None,
     length: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, float] | None:
     """Returns by how much each exported function differs from the model's at most, on random inputs.
 
     Args:
-      model, variables, path, inputs, length: as `export` took them.
+      model, variables, path, inputs, length, sizes: as `export` took them.
 
     Returns:
       The largest absolute difference in any output, by function; None if the file isn't for this platform.
@@ -400,7 +430,8 @@ def difference(
       ExportError: the file isn't an export, or the outputs have other shapes.
     """
     path = Path(path)
-    offered = functions(model, variables, inputs_of(model, variables) if inputs is None else inputs, length=length)
+    inputs = inputs_of(model, variables) if inputs is None else inputs
+    offered = functions(model, variables, inputs, length=length, sizes=sizes)
     if path.suffix == ".onnx":
         name, program = _load_onnx(path)
         return {name: _difference(model, variables, offered[name], program)}

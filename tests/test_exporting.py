@@ -86,6 +86,24 @@ def test_a_text_is_written_by_the_exported_steps(writer):
     assert np.stack(written, 1).tolist() == [completion.tokens for completion in theirs]
 
 
+def test_sizes_that_are_fixed(tmp_path):
+    model, variables, inputs = made("gpt_tiny")
+    options = {"inputs": inputs, "length": 8, "sizes": {"batch": 2, "tokens_length": 4}}
+    deepmodels.export(model, variables, tmp_path / "x.stablehlo", only=["call"], platforms=("cpu",), **options)
+    assert exporting.difference(model, variables, tmp_path / "x.stablehlo", **options) == {"call": 0}
+    programs = deepmodels.load_exported(tmp_path / "x.stablehlo").programs
+    assert all(isinstance(n, int) for p in programs.values() for leaf in jax.tree.leaves(p.inputs) for n in leaf.shape)
+    with pytest.raises(ShapeError, match=r"tokens: expected int32 \(2, 4\), got int32 \(1, 4\)"):
+        programs["call"](np.ones((1, 4), np.int32))
+    for sizes, message in (
+        ({"tokens_lenght": 4}, "unknown free size 'tokens_lenght': did you mean 'tokens_length'"),
+        ({"tokens_length": 9}, "tokens_length is 9: expected 1 to 8"),
+        ({"batch": 0}, "batch is 0: expected at least 1"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            deepmodels.export(model, variables, tmp_path / "y.stablehlo", **options | {"sizes": sizes})
+
+
 def test_a_wrong_input_is_named(writer):
     prefill = deepmodels.load_exported(writer[2])["prefill"]
     tokens, lengths = np.ones((2, 3), np.int32), np.ones(2, np.int32)
@@ -154,6 +172,12 @@ def test_the_command(tmp_path, capsys):
     said = capsys.readouterr()
     assert json.loads(said.out)["difference"] == {"call": 0.0}
     assert "fresh ones" in said.err
+    cli.main(["export", "mlp_tiny", "--to", str(tmp_path / "y.stablehlo"), "--size=batch=2"])
+    assert deepmodels.load_exported(tmp_path / "y.stablehlo").programs["call"].inputs["images"].shape[0] == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["export", "mlp_tiny", "--to", str(tmp_path / "z.stablehlo"), "--size=batch"])
+    assert "--size batch: expected a name and a number, batch=1" in capsys.readouterr().err
     for name, message in (
         ("mlp_tin", "unknown model 'mlp_tin': did you mean 'mlp_tiny'"),
         (str(tmp_path), "is neither a run, with checkpoints, nor a model's folder"),

@@ -147,7 +147,7 @@ def numbers(trials: int, clean: int, seed: int, kinds: list[str]) -> promises.Ou
     for place, kind in enumerate(kinds):
         training = prepared(kind, -(-clean // len(kinds)))
         counts["clean steps"] += -(-clean // len(kinds))
-        counts["clean steps noticed"] += training.noticed
+        counts[f"clean steps noticed, {kind}"] += training.noticed
         for trial in range(place, trials, len(kinds)):
             happened = list(tried(training, np.random.default_rng((seed, trial))))
             counts.update(line for line in happened[:-1])
