@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deepmodels import models, trees
+from deepmodels import models, rewriting, trees
 from deepmodels.errors import DeepModelsError, ShapeError, unknown
 from deepmodels.trees import PyTree
 from deepmodels.version import __version__
@@ -451,7 +451,7 @@ def fresh(name: str) -> tuple[nn.Module, PyTree]:
 def _difference(model: nn.Module, variables: PyTree, function: Function, program: Callable) -> float:
     rng = np.random.default_rng(0)
     ours = jax.jit(partial(_applied, model, function))
-    given = jax.tree.map(partial(_random, rng), function.inputs)
+    given = {name: jax.tree.map(partial(_random, rng), spec) for name, spec in function.inputs.items()}  # in order
     expected, got = ours(variables, given), program(**given)
     return max(_apart(a, b) for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True))
 
@@ -530,6 +530,7 @@ def _write_onnx(path: Path, model: nn.Module, variables: PyTree, name: str, func
     """Writes a function with the weights in it; its trees are flat there, their leaves in order."""
     to_onnx = _package("jax2onnx", _ONNX).to_onnx
     leaves, form = jax.tree.flatten(list(function.inputs.values()))
+    variables = jax.tree.map(jnp.asarray, variables)  # numpy's can't be indexed by what is traced
 
     def run(*arrays):
         given = dict(zip(function.inputs, jax.tree.unflatten(form, arrays), strict=True))
@@ -537,7 +538,7 @@ def _write_onnx(path: Path, model: nn.Module, variables: PyTree, name: str, func
 
     try:
         with _any_platform():
-            made = to_onnx(run, inputs=leaves, model_name=name)
+            made = to_onnx(rewriting.said_anew(run, leaves), inputs=leaves, model_name=name)
     except Exception as error:  # NotImplementedError names a primitive; what is beyond jax2onnx otherwise has any type
         what = str(error).partition("\n")[0] or type(error).__name__
         raise ExportError(f"{type(model).__name__} can't be said in ONNX: {what}") from error

@@ -1,7 +1,7 @@
 """The device mesh, the placement of batches on it, and the rules that say where parameters live."""
 
 from deepmodels.parallel.activations import over_mesh
-from deepmodels.parallel.hosts import surroundings, together
+from deepmodels.parallel.hosts import connect, surroundings, together
 from deepmodels.parallel.mesh import (
     AXES,
     BATCH_AXES,
@@ -29,6 +29,7 @@ __all__ = [
     "batch_sharding",
     "check_axes",
     "check_batch_size",
+    "connect",
     "describe_mesh",
     "described_devices",
     "fetch",

@@ -1,6 +1,7 @@
 """Several processes as one program: how they meet, and an end that leaves none of them waiting."""
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -10,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deepmodels.errors import INTERRUPTED, STUCK, ConfigError, DeepModelsError
 from deepmodels.parallel.watchdog import watched
@@ -206,6 +209,27 @@ def _wait_for(host: str, seconds: int, by: str | None) -> None:
                     "let the name resolve, or set JAX_COORDINATOR_ADDRESS=ADDRESS:PORT in all processes"
                 ) from error
             time.sleep(1)
+
+
+def connect(mesh: Mesh) -> None:
+    """Has processes with CPUs make the connections within every set of axes, while none of them is ahead.
+
+    Gloo makes them in the first collective among some devices, and gives up on who comes 30 seconds late to that, as a
+    process may that still compiles the program.
+    """
+    axes = [name for name, size in mesh.shape.items() if size > 1]
+    if jax.process_count() == 1 or mesh.devices.flat[0].platform != "cpu":
+        return
+    sets = [some for count in range(len(axes)) for some in itertools.combinations(axes, count + 1)]
+
+    def sums(x: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(x, some) for some in sets]
+
+    places = [PartitionSpec(tuple(name for name in axes if name not in some)) for some in sets]
+    placed = NamedSharding(mesh, PartitionSpec(tuple(axes)))
+    ones = jax.make_array_from_callback((mesh.size,), placed, lambda index: np.ones(1, np.float32))
+    multihost_utils.sync_global_devices("connect")
+    jax.block_until_ready(jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=placed.spec, out_specs=places))(ones))
 
 
 def _part() -> None:

@@ -54,4 +54,5 @@ def _watch(seconds: float, why: str, over: threading.Event) -> None:
             print("Where the threads of this process are:", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
             print(f"error: {why}", file=sys.stderr, flush=True)
+            time.sleep(3 * tick)  # the other processes, which JAX ends when this one is gone, say it too meanwhile
             os._exit(STUCK)

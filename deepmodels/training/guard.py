@@ -5,7 +5,8 @@ compiled step is then the plain one: the host looks at the metrics that it reads
 on the device, or the run goes back to its last checkpoint and passes over the batches up to the bad one.
 
 What stands out is told by z-scores of the loss and of the gradient's norm, on scales that large numbers are logarithms
-of, against means and variances that forget exponentially. Steps that are left out don't enter these.
+of, against means and variances that forget exponentially; a loss below zero has to stand out on its own scale as well.
+Steps that are left out don't enter these.
 """
 
 import math
@@ -82,6 +83,8 @@ class Host(NamedTuple):
     where: Callable = lambda condition, yes, no: yes if condition else no
     maximum: Callable = max
     sqrt: Callable = math.sqrt
+    sinh: Callable = math.sinh
+    cosh: Callable = math.cosh
     isfinite: Callable = math.isfinite
     logical_and: Callable = lambda a, b: a and b
     logical_or: Callable = lambda a, b: a or b
@@ -109,6 +112,9 @@ def observe(watch: Watch, loss, size, settings: Mapping[str, Any], xp: Any = jnp
             xp.logical_and(known, off > limit * xp.maximum(xp.sqrt(variance), _LEAST))
             for off, variance in ((loss_off, watch.loss_variance), (size_off, watch.gradient_variance))
         )
+        # and on its own scale: from -25 to 2 it is far on that of logarithms, and no news of a loss that moves by 15
+        usual = xp.cosh(watch.loss_mean) * xp.maximum(xp.sqrt(watch.loss_variance), _LEAST)
+        loss_spike = xp.logical_and(loss_spike, xp.sinh(loss) - xp.sinh(watch.loss_mean) > limit * usual)
     trigger = xp.where(size_spike, 4, 0)
     trigger = xp.where(loss_spike, 3, trigger)
     trigger = xp.where(xp.logical_not(finite_gradient), 2, trigger)

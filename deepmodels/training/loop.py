@@ -125,6 +125,7 @@ def _train(
     says that it must leave.
     """
     config, every = x.config, x.config.every
+    parallel.connect(x.mesh)
     watched = _watched(x)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(x.abstract)

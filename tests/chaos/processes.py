@@ -46,7 +46,7 @@ class Run:
 
     def __init__(self, folder: Path, name: str, layout: str):
         """Starts nothing yet; the layout is PROCESSESxDEVICES."""
-        self.workdir, self.layout, self.log = folder / name, layout, folder / f"{name}.log"
+        self.workdir, self.layout, self.log, self._begun = folder / name, layout, folder / f"{name}.log", 0
         self._config = folder / "config.py"
         self._config.write_text(CONFIG)
 
@@ -56,16 +56,22 @@ class Run:
         command += ["--heartbeat-seconds=600"]  # the script ends them all; what a heartbeat does test_hosts.py measures
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         with open(self.log, "a") as log:
+            self._begun = log.tell()
             return subprocess.Popen(command, env=os.environ | {"PATH": path}, stdout=log, stderr=log)
 
     def finish(self) -> str:
         """Trains to the end, undisturbed; returns the SHA-256 of the last state, or what went wrong."""
         if code := self.start().wait(timeout=900):
-            return f"exit code {code}: {self.log.read_text()[-1500:]}"
+            return f"exit code {code}: {self.said()}"
         command = [sys.executable, "-m", "deepmodels", "doctor", f"--workdir={self.workdir}"]
         said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}).stdout
         found = re.search(rf"ok  checkpoints/{STEPS}: .*sha256 (\w+)", said)
         return found[1] if found else said
+
+    def said(self) -> str:
+        """Returns how what the processes said since the last start begins and ends."""
+        text = self.log.read_bytes()[self._begun :].decode(errors="replace")
+        return text if len(text) < 6000 else f"{text[:3000]}\n...\n{text[-3000:]}"
 
     def lines(self) -> int:
         """Returns how many lines of metrics there are."""
@@ -127,7 +133,7 @@ def processes_disturbed(trials: int, seed: int) -> promises.Outcome:
                 fault, seconds, wrong = disturb(run, rng)
                 print(f"run {number}, {run.layout}: {fault}, {seconds:.1f} s{wrong and ', WRONG: '}{wrong}", flush=True)
                 if wrong:
-                    failures.append(f"run {number}, {run.layout}, {fault}: {wrong}\n{run.log.read_text()[-3000:]}")
+                    failures.append(f"run {number}, {run.layout}, {fault}: {wrong}\n{run.said()}")
                 if fault.startswith("none"):
                     break
                 done, longest = done + 1, max(longest, seconds)

@@ -108,6 +108,16 @@ def test_what_stands_out_is_told_the_same_by_host_and_device():
     assert (host.count, host.consecutive, host.left_out) == (55, 0, 4)  # neither the bad ones nor the one at rest
 
 
+def test_a_loss_below_zero_stands_out_on_its_own_scale():
+    rng = np.random.default_rng(0)
+    watch = Watch()
+    for loss in rng.normal(-25, 8, 60):
+        trigger, watch = observe(watch, math.asinh(loss), 0.0, SETTINGS, Host())
+        assert trigger == 0
+    assert math.asinh(2) - watch.loss_mean > 6 * math.sqrt(watch.loss_variance)
+    assert [observe(watch, math.asinh(loss), 0.0, SETTINGS, Host())[0] for loss in (2, 200)] == [0, 3]
+
+
 def test_a_bad_step_is_left_out_and_a_run_goes_on_bit_for_bit(config, tmp_path):
     values = config(bad=[7], policy="skip")
     whole = deepmodels.train(values, tmp_path / "whole", quiet=True)

@@ -83,6 +83,10 @@ def test_two_processes_do_what_one_does(start, tmp_path):
     assert all(check.ok for check in check_run(tmp_path / "2x4"))
     said = (tmp_path / "2x4.log").read_text()
     assert said.count("report: ") == 1, "one of them speaks"
+    met, _, trained = said.partition("XLA's options: ")
+    assert "[Gloo]" in met
+    assert "step 5/5" in trained
+    assert "[Gloo]" not in trained, "connections don't wait for a compilation"
 
 
 def sha256(workdir: Path) -> str:
