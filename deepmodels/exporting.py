@@ -538,11 +538,11 @@ def _write_onnx(path: Path, model: nn.Module, variables: PyTree, name: str, func
 
     try:
         with _any_platform():
-            made = to_onnx(rewriting.said_anew(run, leaves), inputs=leaves, model_name=name)
+            made = to_onnx(rewriting.said_anew(run, leaves), inputs=leaves, model_name=name).SerializeToString()
     except Exception as error:  # NotImplementedError names a primitive; what is beyond jax2onnx otherwise has any type
         what = str(error).partition("\n")[0] or type(error).__name__
         raise ExportError(f"{type(model).__name__} can't be said in ONNX: {what}") from error
-    path.write_bytes(made.SerializeToString())
+    path.write_bytes(made)
 
 
 @contextlib.contextmanager
