@@ -49,7 +49,7 @@ def _results(equation: JaxprEqn, given: list[Any]) -> Sequence[Any]:
 
 
 def _select(given: list[Array], **_: Any) -> list[Array]:
-    """Of bools onnxruntime has no choice between arrays, and jax2onnx takes no more than two arrays of numbers."""
+    """onnxruntime doesn't choose between arrays of bools."""
     which, *cases = given
     if len(cases) == 2 and cases[0].dtype == bool:
         return [(which & cases[1]) | (~which & cases[0])]
@@ -104,7 +104,7 @@ def _window(kind: str) -> Callable[..., list[Array]]:
 
 
 def _rem(given: list[Array], **_: Any) -> list[Array]:
-    """jax2onnx fails at those of free sizes."""
+    """jax2onnx 0.17.1 fails at those of free sizes."""
     x, y = given
     return [x - lax.div(x, y) * y if jnp.issubdtype(x.dtype, jnp.integer) else lax.rem(x, y)]
 
