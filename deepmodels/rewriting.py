@@ -72,7 +72,7 @@ def _scan(given: list[Array], **settings: Any) -> list[Array]:
     def turned(arrays: list[Array]) -> list[Array]:
         return [array[length - 1 - jnp.arange(length)] for array in arrays] if back else arrays
 
-    if not isinstance(length, int) or length > _LAYERS:
+    if not isinstance(length, int) or not 0 < length <= _LAYERS:
         carry, out = lax.scan(step, carry, turned(along), length if isinstance(length, int) else None)
         return [*carry, *turned(out)]
     out = []
