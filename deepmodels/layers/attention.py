@@ -208,7 +208,7 @@ def attention_weights(
         than 1. Xiao et al. (2023), arXiv:2309.17453, section 3.3.
     """
     if causal:
-        before = (jnp.arange(query.shape[1])[:, None] >= jnp.arange(key.shape[1]))[None, None]
+        before = jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))[None, None]
         mask = before if mask is None else mask & before
     logits = attention_logits(query, key, scale=scale, mask=mask, bias=bias, soft_cap=soft_cap)
     if sinks is None:
