@@ -155,12 +155,7 @@ def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from deepmodels import cache, exporting, trees
 
     cache.enable()
-    sizes = {}
-    for size in options.size:
-        name, _, number = size.partition("=")
-        if not number.isdigit():
-            raise ConfigError(f"--size {size}: expected a name and a number, batch=1")
-        sizes[name] = int(number)
+    sizes = dict(size for text in options.size for size in _sizes("--size", text, "a name and a number, batch=1"))
     model, variables, inputs = _exportable(options.what, options.weights)
     settings = dict(inputs=inputs, length=options.length, sizes=sizes)
     platforms = options.platforms.split(",")
@@ -428,12 +423,20 @@ def estimate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _mesh(text: str) -> dict[str, int]:
     """The sizes of "data=2,fsdp=4,dcn.data=2"."""
     sizes = {}
+    for name, size in _sizes("--mesh", text, "axis=size, separated by commas: data=2,fsdp=4"):
+        outer, _, axis = name.rpartition(".")
+        (sizes.setdefault(outer, {}) if outer else sizes)[axis] = size
+    return sizes
+
+
+def _sizes(flag: str, text: str, expected: str) -> list[tuple[str, int]]:
+    """The names and numbers of "batch=1,tokens_length=128"."""
+    sizes = []
     for part in text.split(","):
         name, equals, size = part.partition("=")
         if not equals or not size.lstrip("-").isdigit():
-            raise ConfigError(f"--mesh {text}: expected axis=size, separated by commas: data=2,fsdp=4")
-        outer, _, axis = name.strip().rpartition(".")
-        (sizes.setdefault(outer, {}) if outer else sizes)[axis] = int(size)
+            raise ConfigError(f"{flag} {text}: expected {expected}")
+        sizes.append((name.strip(), int(size)))
     return sizes
 
 
